@@ -1,0 +1,3 @@
+//! The `liveiso` program.
+
+fn main() {}

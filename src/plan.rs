@@ -1,0 +1,275 @@
+//! What will be built: every default filled, every name legal, every input
+//! pinned by digest. The build reads nothing else of the user's wishes, and
+//! `liveiso plan` prints exactly this as JSON.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// The resolved build.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Plan {
+    /// Version of this document's layout; a cache or lock of another one is not used.
+    pub plan_version: u32,
+    /// File name stem of the artifacts, `rescue` in `rescue-1.0-i386.iso`.
+    pub iso_name: String,
+    /// Free-form version, part of the file name.
+    pub iso_version: String,
+    /// ISO 9660 volume id, `[A-Z0-9_]{1,11}`.
+    pub iso_label: String,
+    /// ISO 9660 publisher id, at most 128 characters.
+    pub iso_publisher: String,
+    /// ISO 9660 application id, at most 128 characters.
+    pub iso_application: String,
+    /// Directory on the medium that holds our files, `[a-z0-9]{1,8}`.
+    pub install_dir: String,
+    /// Debian architecture of the root.
+    pub arch: Arch,
+    /// The one timestamp of the build, seconds since 1970-01-01 UTC.
+    pub timestamp: i64,
+    /// Where packages come from.
+    pub debian: Debian,
+    /// Every package of the root, the kernel and the loaders, by role.
+    pub packages: Packages,
+    /// The root tree and its image.
+    pub root: Root,
+    /// The initramfs.
+    pub initramfs: Initramfs,
+    /// Boot loaders and menus.
+    pub boot: Boot,
+    /// Overlay files in the order in which they are laid over the packages.
+    pub overlays: Vec<Overlay>,
+    /// The files under `efiboot/` the profile replaces, by name.
+    pub efiboot: BTreeMap<String, InputFile>,
+}
+
+/// A Debian architecture we can boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Arch {
+    /// 32-bit x86, the main job.
+    I386,
+    /// 64-bit x86.
+    Amd64,
+}
+
+impl Arch {
+    /// Debian's name.
+    pub fn debian_name(self) -> &'static str {
+        match self {
+            Arch::I386 => "i386",
+            Arch::Amd64 => "amd64",
+        }
+    }
+}
+
+/// The archive the packages were resolved against.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Debian {
+    /// Code name, `bookworm`.
+    pub suite: String,
+    /// What was really used, one entry a suite, with the state of its index.
+    pub sources: Vec<AptSource>,
+    /// Suites that were asked for and left out, with the reason in words.
+    pub left_out: Vec<String>,
+}
+
+/// One line of a sources list.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct AptSource {
+    /// Base URI. The mirror does not influence the result, so it is no part of any stage key.
+    pub uri: String,
+    /// `bookworm`, `bookworm-security`, …
+    pub suite: String,
+    /// `main`, `contrib`, …
+    pub components: Vec<String>,
+    /// Keyring file that must have signed it.
+    pub signed_by: PathBuf,
+}
+
+/// Packages by what they are for, each list sorted by name.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Packages {
+    /// Installed into the root tree, dependencies included.
+    pub root: Vec<Package>,
+    /// Kernel images, laid over the root without their maintainer scripts.
+    pub kernel: Vec<Package>,
+    /// Boot loader files only (isolinux, syslinux, GRUB EFI images, memtest86+).
+    pub loaders: Vec<Package>,
+    /// The target's busybox-static for the initramfs.
+    pub initramfs: Vec<Package>,
+}
+
+/// One package at one version.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Package {
+    /// Name.
+    pub name: String,
+    /// Debian version with epoch.
+    pub version: String,
+    /// Debian architecture, or `all`.
+    pub arch: String,
+    /// Source package, for security tracking.
+    pub source: String,
+    /// Lower-case hex SHA-256 of the .deb.
+    pub sha256: String,
+    /// Size of the .deb in bytes.
+    pub size: u64,
+    /// File name in the archive, `pool/main/…`.
+    pub filename: String,
+    /// Suite it was found in, `bookworm` or `bookworm-security`.
+    pub suite: String,
+}
+
+/// How the root tree is made and written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Root {
+    /// Whether maintainer scripts run.
+    pub mode: RootMode,
+    /// Path patterns (globs against `/path`) removed after the packages, before the overlays.
+    pub exclude: Vec<String>,
+    /// Owner and mode by path, archiso's `file_permissions`.
+    pub file_permissions: BTreeMap<String, FilePermission>,
+    /// The image.
+    pub image: RootImage,
+}
+
+/// How packages become files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RootMode {
+    /// mmdebstrap in an unshared user namespace: maintainer scripts run.
+    Configured,
+    /// Packages are read straight into the tree; no script runs.
+    Unpacked,
+}
+
+/// Owner and mode of one path; `recursive` for paths written with a trailing slash.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct FilePermission {
+    /// Numeric owner.
+    pub uid: u32,
+    /// Numeric group.
+    pub gid: u32,
+    /// The twelve permission bits.
+    pub mode: u16,
+    /// Applies to everything below as well.
+    pub recursive: bool,
+}
+
+/// The root image's format.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RootImage {
+    /// `gzip`, `xz`, `zstd`, `lz4`.
+    pub compression: Compression,
+    /// Compressor level; its meaning is the compressor's own.
+    pub level: u32,
+    /// Bytes per data block, a power of two from 4 KiB to 1 MiB.
+    pub block_size: u32,
+}
+
+/// Compressors the kernels we ship can read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Compression {
+    /// DEFLATE in a zlib wrapper.
+    Gzip,
+    /// LZMA2 in .xz.
+    Xz,
+    /// Zstandard.
+    Zstd,
+    /// LZ4 blocks.
+    Lz4,
+}
+
+/// What goes into the initramfs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Initramfs {
+    /// `zstd` (window 1 MiB) or `xz` (dictionary 1 MiB, CRC32).
+    pub compression: Compression,
+    /// Module names or globs (`drivers/ata/pata_*`) that must exist.
+    pub modules: Vec<String>,
+    /// The same, allowed to be missing from this kernel.
+    pub optional_modules: Vec<String>,
+}
+
+/// Boot loaders and their menus.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Boot {
+    /// `bios.syslinux` and `uefi.grub`, archiso's words.
+    pub bootmodes: Vec<BootMode>,
+    /// Shown as the menu's heading.
+    pub title: String,
+    /// Seconds until the default entry starts.
+    pub timeout: u32,
+    /// Appended to the kernel command line of every entry.
+    pub kernel_parameters: String,
+    /// Serial console in kernel syntax (`ttyS0,115200`), or none.
+    pub serial: Option<String>,
+}
+
+/// One way a firmware starts the medium.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BootMode {
+    /// ISOLINUX on CD and, through isohybrid, on USB.
+    #[serde(rename = "bios.syslinux")]
+    BiosSyslinux,
+    /// GRUB for 64-bit and 32-bit UEFI.
+    #[serde(rename = "uefi.grub")]
+    UefiGrub,
+}
+
+/// One file tree laid over the root.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Overlay {
+    /// What messages call it: `airootfs (built in)`, `profiles/rescue/airootfs`.
+    pub origin: String,
+    /// Files by path without leading slash; directories end in `/`.
+    pub files: BTreeMap<String, OverlayEntry>,
+}
+
+/// One overlay file, pinned.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "type")]
+pub enum OverlayEntry {
+    /// An otherwise empty directory.
+    Directory,
+    /// A regular file.
+    File {
+        /// Whether the owner may execute it.
+        executable: bool,
+        /// Its bytes.
+        #[serde(flatten)]
+        content: InputFile,
+    },
+    /// A symbolic link.
+    Symlink {
+        /// Target as written.
+        target: String,
+    },
+}
+
+/// A file of the profile, pinned by digest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct InputFile {
+    /// Host path, or `None` for files embedded in the binary. No part of any stage key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// Bytes.
+    pub size: u64,
+    /// Lower-case hex SHA-256.
+    pub sha256: String,
+}

@@ -1,0 +1,15 @@
+//! Everything that needs more than one module or an independent tool.
+
+mod apt;
+mod archive;
+mod boot;
+mod build;
+mod cpio;
+mod fat;
+mod initramfs;
+mod iso9660;
+mod kmod;
+mod menus;
+mod profiles;
+mod squashfs;
+mod support;
