@@ -12,6 +12,7 @@ mod edit;
 mod listing;
 
 mod name;
+mod rules;
 
 mod walk;
 
@@ -20,6 +21,7 @@ pub use edit::Meta;
 pub use listing::{listing, parse_listing};
 pub use name::{InvalidName, Name, components};
 
+pub use rules::{exclude, set_permissions};
 pub use walk::Entry;
 
 use std::collections::BTreeMap;
