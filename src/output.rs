@@ -18,6 +18,11 @@ use sha2::{Digest, Sha256};
 use crate::cache::{FileDigest, digest_file, hex};
 use crate::tree::Content;
 
+/// Tells the user something that does not stop the build, on standard error.
+pub fn warn(message: &str) {
+    eprintln!("warning: {message}");
+}
+
 /// One artifact that is ready to be written.
 #[derive(Debug)]
 pub struct Artifact {
