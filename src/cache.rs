@@ -78,11 +78,7 @@ pub struct DamagedEntry(pub PathBuf);
 
 impl std::fmt::Display for DamagedEntry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{} was damaged and has been removed from the cache; run again to make it anew",
-            self.0.display()
-        )
+        write!(f, "{} is damaged and is made anew", self.0.display())
     }
 }
 

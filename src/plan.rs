@@ -273,3 +273,29 @@ pub struct InputFile {
     /// Lower-case hex SHA-256.
     pub sha256: String,
 }
+
+impl Plan {
+    /// The plan without what may differ between hosts that build the same thing:
+    /// mirrors, keyring paths and the places of the profile's files.
+    pub fn identity(&self) -> Plan {
+        let mut plan = self.clone();
+        for source in &mut plan.debian.sources {
+            source.uri.clear();
+            source.signed_by.clear();
+        }
+        let entries = plan.overlays.iter_mut().flat_map(|o| o.files.values_mut());
+        let overlay_files = entries.filter_map(|entry| match entry {
+            OverlayEntry::File { content, .. } => Some(content),
+            _ => None,
+        });
+        for file in overlay_files.chain(plan.efiboot.values_mut()) {
+            file.path = None;
+        }
+        plan
+    }
+
+    /// File name stem of every artifact: `rescue-1.0-i386`.
+    pub fn artifact_stem(&self) -> String {
+        format!("{}-{}-{}", self.iso_name, self.iso_version, self.arch.debian_name())
+    }
+}
