@@ -15,6 +15,7 @@ mod name;
 
 mod walk;
 
+pub use archive::read_tar;
 pub use content::{Content, ContentReader};
 pub use edit::Meta;
 pub use listing::{listing, parse_listing};
