@@ -37,12 +37,12 @@ impl Embedded {
 
 include!(concat!(env!("OUT_DIR"), "/embedded.rs"));
 
-/// The files laid over every root, in byte order of their paths.
+/// The files laid over every root, in order of their paths.
 pub fn airootfs() -> &'static [Embedded] {
     AIROOTFS
 }
 
-/// The boot loader templates, in byte order of their paths.
+/// The boot loader templates, in order of their paths.
 pub fn efiboot() -> &'static [Embedded] {
     EFIBOOT
 }
