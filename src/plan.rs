@@ -46,10 +46,11 @@ pub struct Plan {
 }
 
 /// A Debian architecture we can boot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Arch {
     /// 32-bit x86, the main job.
+    #[default]
     I386,
     /// 64-bit x86.
     Amd64,
@@ -234,7 +235,8 @@ pub enum BootMode {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Overlay {
-    /// What messages call it: `airootfs (built in)`, `profiles/rescue/airootfs`.
+    /// What messages call it: `airootfs (built in)`, `airootfs (of the profile)`.
+    /// The same wherever the profile lies.
     pub origin: String,
     /// Files by path without leading slash; directories end in `/`.
     pub files: BTreeMap<String, OverlayEntry>,
