@@ -32,7 +32,11 @@ fn main() {
 fn collect(dir: &Path, files: &mut BTreeSet<PathBuf>) {
     for entry in fs::read_dir(dir).unwrap_or_else(|e| panic!("reading {}: {e}", dir.display())) {
         let path = entry.expect("the directory stays readable").path();
-        if path.is_dir() && !path.is_symlink() { collect(&path, files) } else { drop(files.insert(path)) }
+        if path.is_dir() && !path.is_symlink() {
+            collect(&path, files);
+        } else {
+            files.insert(path);
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! are printed as paths, one a line.
 
 mod check;
+pub mod dev;
 mod exit;
 mod style;
 
