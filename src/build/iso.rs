@@ -1,7 +1,7 @@
 //! The medium: initramfs with its id, menus and loaders, ESP, ISO.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -10,7 +10,7 @@ use crate::boot;
 use crate::cache::{Cache, StageOutput};
 use crate::format::{fat, iso9660};
 use crate::initramfs;
-use crate::plan::{BootMode, Plan};
+use crate::plan::Plan;
 use crate::source;
 use crate::tree::{Content, Meta, Tree};
 
@@ -35,38 +35,35 @@ pub fn stage(
     cache.stage("iso", &(SOURCE_DIGEST, build_id), |dir| {
         let loaders = source::unpacked_tree(cache, plan.arch, &plan.packages.loaders)?;
         let boot = boot::files(plan, build_id, &loaders).context("making the boot menus")?;
-        if plan.boot.bootmodes.contains(&BootMode::UefiGrub) {
-            write_esp(plan, build_id, &boot.esp, &dir.join(ESP)).context("writing efiboot.img")?;
+        let ids = boot::Identity::new(build_id, plan.timestamp);
+        if let Some(esp) = &boot.esp {
+            let options = fat::Options {
+                label: "LIVEISO_EFI".to_string(),
+                volume_id: ids.fat_serial,
+                timestamp: plan.timestamp,
+            };
+            write_esp(esp, &options, &dir.join(ESP)).context("writing efiboot.img")?;
         }
-        write_initrd(initramfs, build_id, &dir.join(INITRD)).context("writing initrd.img")?;
+        write_initrd(plan, initramfs, build_id, &dir.join(INITRD)).context("writing initrd.img")?;
         let tree = medium_tree(plan, boot.iso, dir, root, initramfs)?;
-        let options = iso_options(plan, build_id, &boot.isohybrid_mbr, dir);
+        let efi_image = boot.esp.is_some().then(|| dir.join(ESP));
+        let options = iso_options(plan, ids, boot.isohybrid_mbr, efi_image);
         let work = cache.work_dir()?;
         iso9660::write(&tree, &options, &work.path, &dir.join(ISO)).context("writing the ISO")
     })
 }
 
-fn write_esp(plan: &Plan, build_id: &str, esp: &Tree, path: &Path) -> Result<()> {
-    let options = fat::Options {
-        label: "LIVEISO_EFI".to_string(),
-        volume_id: u32_of(build_id),
-        timestamp: plan.timestamp,
-    };
+fn write_esp(esp: &Tree, options: &fat::Options, path: &Path) -> Result<()> {
     let mut image = Vec::new();
-    fat::write(esp, &options, &mut image)?;
+    fat::write(esp, options, &mut image)?;
     fs::write(path, image).with_context(|| format!("writing {}", path.display()))
-}
-
-/// A FAT serial number from the build id.
-fn u32_of(build_id: &str) -> u32 {
-    u32::from_str_radix(&build_id[..8], 16).expect("a build id is hex digits")
 }
 
 /// The kernel takes any number of archives in a row: the cached base, then the
 /// id and the sentinel by which /init knows that everything was unpacked.
-fn write_initrd(stage: &StageOutput, build_id: &str, path: &Path) -> Result<()> {
+fn write_initrd(plan: &Plan, stage: &StageOutput, build_id: &str, path: &Path) -> Result<()> {
     let mut image = fs::read(stage.open(initramfs_stage::BASE)?).context("reading the cached initramfs")?;
-    image.extend(initramfs::id_archive(build_id)?);
+    image.extend(initramfs::id_archive(build_id, plan.timestamp)?);
     fs::write(path, image).with_context(|| format!("writing {}", path.display()))
 }
 
@@ -92,17 +89,20 @@ fn medium_tree(
     Ok(tree)
 }
 
-fn iso_options(plan: &Plan, build_id: &str, mbr: &[u8], dir: &Path) -> iso9660::Options {
-    let bios = plan.boot.bootmodes.contains(&BootMode::BiosSyslinux);
-    let efi = plan.boot.bootmodes.contains(&BootMode::UefiGrub);
+fn iso_options(
+    plan: &Plan,
+    ids: boot::Identity,
+    isohybrid_mbr: Option<Vec<u8>>,
+    efi_image: Option<PathBuf>,
+) -> iso9660::Options {
     iso9660::Options {
         volume_id: plan.iso_label.clone(),
         publisher: plan.iso_publisher.clone(),
         application: plan.iso_application.clone(),
         timestamp: plan.timestamp,
-        volume_date: boot::volume_date(plan.timestamp, build_id),
-        disk_guid: boot::disk_guid(build_id),
-        bios: bios.then(|| iso9660::Bios { image: "isolinux/isolinux.bin".to_string(), mbr: mbr.to_vec() }),
-        efi_image: efi.then(|| dir.join(ESP)),
+        volume_date: ids.volume_date,
+        disk_guid: ids.disk_guid,
+        bios: isohybrid_mbr.map(|mbr| iso9660::Bios { image: boot::ISOLINUX_IMAGE.to_string(), mbr }),
+        efi_image,
     }
 }

@@ -15,6 +15,7 @@ mod iso;
 mod root;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow};
@@ -35,7 +36,7 @@ pub struct BuildOptions {
     /// Directory of the artifacts.
     pub out: PathBuf,
     /// Threads for compression.
-    pub jobs: usize,
+    pub jobs: NonZeroUsize,
     /// Whether packages may be downloaded.
     pub offline: bool,
 }

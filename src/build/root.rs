@@ -1,6 +1,7 @@
 //! The live root: packages, kernel modules, overlays and rules, as a squashfs image.
 
 use std::fs::{self, File};
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -37,7 +38,7 @@ struct Inputs<'p> {
 ///
 /// # Errors
 /// Conflicts between packages and overlays, what squashfs cannot carry, failing tools.
-pub fn stage(plan: &Plan, identity: &Plan, cache: &Cache, jobs: usize) -> Result<StageOutput> {
+pub fn stage(plan: &Plan, identity: &Plan, cache: &Cache, jobs: NonZeroUsize) -> Result<StageOutput> {
     let inputs = Inputs {
         source: SOURCE_DIGEST,
         arch: plan.arch.debian_name(),
@@ -50,7 +51,7 @@ pub fn stage(plan: &Plan, identity: &Plan, cache: &Cache, jobs: usize) -> Result
     cache.stage("root", &inputs, |dir| {
         let mut notes = Vec::new();
         let tree = tree(plan, cache, &mut notes).context("making the root tree")?;
-        write(&tree, plan, jobs, dir, &mut notes).context("writing airootfs.sfs")?;
+        write(&tree, plan, jobs, dir).context("writing airootfs.sfs")?;
         fs::write(dir.join(FILES), origins(&tree)).context("writing the list of files")?;
         fs::write(dir.join(NOTES), notes.concat()).context("writing the notes")
     })
@@ -114,9 +115,9 @@ fn lay_over(tree: &mut Tree, overlay: &Overlay) -> Result<()> {
                 tree.add_symlink(bytes, target.as_bytes(), Meta::default(), origin)
             }
             OverlayEntry::File { executable, content } => {
-                let bytes_of = resolve::read_input(path, content)?;
+                let bytes_of = resolve::read_input(content, resolve::airootfs(), path)?;
                 let mode = if *executable { 0o755 } else { 0o644 };
-                tree.add_file(bytes, bytes_of, Meta::mode(mode), origin)
+                tree.add_file(bytes, Content::bytes(bytes_of), Meta::mode(mode), origin)
             }
         }
         .with_context(|| format!("adding /{path}"))?;
@@ -144,7 +145,7 @@ fn describe(tree: &mut Tree, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-fn write(tree: &Tree, plan: &Plan, jobs: usize, dir: &Path, notes: &mut Vec<String>) -> Result<()> {
+fn write(tree: &Tree, plan: &Plan, jobs: NonZeroUsize, dir: &Path) -> Result<()> {
     let image = &plan.root.image;
     let options = squashfs::Options {
         compression: image.compression,
@@ -152,11 +153,11 @@ fn write(tree: &Tree, plan: &Plan, jobs: usize, dir: &Path, notes: &mut Vec<Stri
         block_size: image.block_size,
         jobs,
         timestamp: plan.timestamp,
+        block_cache: None,
     };
     let path = dir.join(IMAGE);
     let mut out = File::create_new(&path).with_context(|| format!("creating {}", path.display()))?;
     squashfs::write(tree, &options, &mut out)?;
-    let _ = notes;
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::INIT;
 use super::modprobe;
 use super::module_list::requests;
 use crate::kmod::{Elf, ModuleIndex, kernel_versions};
@@ -26,7 +27,7 @@ const DIRECTORIES: [(&str, u16); 11] = [
 /// Everything of the initramfs but the build id.
 ///
 /// `root` has one kernel's modules below `usr/lib/modules`; `busybox` is the
-/// tree of the target's busybox-static package; `init_script` becomes /init.
+/// tree of the target's busybox-static package.
 /// Modules are stored plain, so that busybox can load them, each with its
 /// signature.
 ///
@@ -34,7 +35,7 @@ const DIRECTORIES: [(&str, u16); 11] = [
 /// No kernel or several in `root`, modules it lacks (all at once, by name),
 /// modules that cannot be read, a busybox that is missing, dynamically linked
 /// or of another architecture, and a plan whose names do not fit /init.
-pub fn base_tree(plan: &Plan, root: &Tree, busybox: &Tree, init_script: &[u8]) -> Result<Tree> {
+pub fn base_tree(plan: &Plan, root: &Tree, busybox: &Tree) -> Result<Tree> {
     let mut tree = Tree::new();
     let meta = |mode| Meta { mtime: plan.timestamp, ..Meta::mode(mode) };
     let origin = tree.add_origin("initramfs");
@@ -48,8 +49,10 @@ pub fn base_tree(plan: &Plan, root: &Tree, busybox: &Tree, init_script: &[u8]) -
     tree.add_symlink(b"bin/sh", b"busybox", meta(0o777), origin)?;
     // The kernel itself calls /sbin/modprobe for code pages, ciphers and the like.
     tree.add_symlink(b"sbin/modprobe", b"../bin/busybox", meta(0o777), origin)?;
-    ensure!(init_script.starts_with(b"#!/bin/sh\n"), "the initramfs's /init does not begin with #!/bin/sh");
-    tree.add_file(b"init", Content::bytes(init_script), meta(0o755), origin)?;
+    for (path, text) in INIT {
+        let mode = if *path == "init" { 0o755 } else { 0o644 };
+        tree.add_file(path.as_bytes(), Content::bytes(*text), meta(mode), origin)?;
+    }
     tree.add_file(b"etc/liveiso/medium", Content::bytes(medium(plan)?), meta(0o644), origin)?;
     add_modules(plan, root, &mut tree)?;
     Ok(tree)

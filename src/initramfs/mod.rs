@@ -19,3 +19,17 @@ pub use base::base_tree;
 pub use kernel_format::{Part, PartFormat, unpack};
 pub use module_list::{ModuleList, default_modules};
 pub use pack::{Packed, Sizes, id_archive, pack};
+
+/// /init and its parts, by path in the archive.
+pub const INIT: &[(&str, &[u8])] = &[
+    ("init", include_bytes!("init/init")),
+    ("lib/liveiso/drivers.sh", include_bytes!("init/drivers.sh")),
+    ("lib/liveiso/medium.sh", include_bytes!("init/medium.sh")),
+    ("lib/liveiso/memory.sh", include_bytes!("init/memory.sh")),
+    ("lib/liveiso/menu.sh", include_bytes!("init/menu.sh")),
+    ("lib/liveiso/options.sh", include_bytes!("init/options.sh")),
+    ("lib/liveiso/probe.sh", include_bytes!("init/probe.sh")),
+    ("lib/liveiso/root.sh", include_bytes!("init/root.sh")),
+    ("lib/liveiso/say.sh", include_bytes!("init/say.sh")),
+    ("lib/liveiso/trouble.sh", include_bytes!("init/trouble.sh")),
+];

@@ -85,7 +85,7 @@ fn data_tar(cache: &Cache, package: &Package) -> Result<PathBuf> {
     let output = cache
         .stage("data-tar", &package.sha256, |dir| write_data(&deb_path(cache, package), dir))
         .with_context(|| format!("unpacking package {} {}", package.name, package.version))?;
-    Ok(output.path("data.tar"))
+    output.open("data.tar")
 }
 
 fn write_data(deb: &Path, dir: &Path) -> Result<()> {
