@@ -18,7 +18,7 @@ use anyhow::{Context, Result, ensure};
 use super::failure;
 use crate::cache::{Cache, hex_sha256};
 use crate::host::Tool;
-use crate::plan::{Arch, AptSource};
+use crate::plan::{AptSource, Arch};
 
 /// Prefixes of host settings that say how to reach a mirror.
 const NETWORK_SETTINGS: &[&str] =
@@ -41,25 +41,12 @@ impl Apt {
         sources.iter().try_for_each(check_source)?;
         let key = serde_json::to_vec(&(arch, sources)).context("serialising the sources")?;
         let dir = cache.subdir("apt").join(&hex_sha256(&key)[..32]);
-        let make = |sub: &str| {
-            let path = dir.join(sub);
-            fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))
-        };
-        make("")?;
+        fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
         let lock_path = dir.join("lock");
         let lock = File::create(&lock_path).with_context(|| format!("creating {}", lock_path.display()))?;
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
             .with_context(|| format!("locking {}", lock_path.display()))?;
-        for sub in ["state/lists/partial", "cache/archives/partial", "etc/sources.list.d", "log"] {
-            make(sub)?;
-        }
-        let write = |name: &str, text: &str| {
-            let path = dir.join(name);
-            fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
-        };
-        write("status", "")?;
-        write("apt.conf", &configuration(&dir, arch)?)?;
-        write("etc/sources.list.d/liveiso.sources", &sources_text(sources))?;
+        write_state(&dir, arch, sources)?;
         Ok(Apt { dir, sources: sources.to_vec(), _lock: lock })
     }
 
@@ -110,14 +97,39 @@ impl Apt {
     }
 }
 
-/// An apt.conf that keeps everything below `dir`.
+/// Writes apt.conf, an empty dpkg database and the sources below `dir`; returns the path of apt.conf.
 ///
 /// # Errors
-/// When the directory's name cannot be written in apt.conf.
-pub fn configuration(dir: &Path, arch: Arch) -> Result<String> {
+/// A directory apt cannot work in, trouble with writing.
+pub fn write_state(dir: &Path, arch: Arch, sources: &[AptSource]) -> Result<PathBuf> {
+    // apt warns about each of these that is missing.
+    for sub in ["state/lists/partial", "cache/archives/partial", "log"].into_iter().chain([
+        "etc/apt.conf.d",
+        "etc/preferences.d",
+        "etc/sources.list.d",
+        "etc/trusted.gpg.d",
+    ]) {
+        let path = dir.join(sub);
+        fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
+    }
+    let write = |name: &str, text: &str| {
+        let path = dir.join(name);
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
+    };
+    write("status", "")?;
+    write("etc/sources.list.d/liveiso.sources", &sources_text(sources))?;
+    write("apt.conf", &configuration(dir, arch)?)?;
+    Ok(dir.join("apt.conf"))
+}
+
+/// An apt.conf that keeps everything below `dir`.
+fn configuration(dir: &Path, arch: Arch) -> Result<String> {
     let shown = dir.to_str().filter(|d| !d.contains(['"', '\\', '\n']));
     let dir = shown.with_context(|| {
-        format!("{}: apt cannot work in a directory of this name; choose another cache directory", dir.display())
+        format!(
+            "{}: apt cannot work in a directory of this name; choose another cache directory",
+            dir.display()
+        )
     })?;
     let arch = arch.debian_name();
     let mut text = format!(

@@ -109,7 +109,11 @@ impl Deb {
                 Box::new(liblzma::bufread::XzDecoder::new_stream(raw, stream))
             }
             ".zst" => Box::new(zstd::stream::read::Decoder::with_buffer(raw)?),
-            other => bail!("{}: `{}` is compressed as `{other}`, not as gz, xz or zst", self.path.display(), member.name),
+            other => bail!(
+                "{}: `{}` is compressed as `{other}`, not as gz, xz or zst",
+                self.path.display(),
+                member.name
+            ),
         })
     }
 }
@@ -152,7 +156,8 @@ fn members(file: &File, length: u64) -> Result<Vec<Member>> {
         let member = member(&header, position + 60)
             .with_context(|| format!("the ar header at byte {position} is malformed"))?;
         let end = member.offset.checked_add(member.size).filter(|&end| end <= length);
-        let end = end.with_context(|| format!("`{}` goes beyond the end; the file is cut short", member.name))?;
+        let end =
+            end.with_context(|| format!("`{}` goes beyond the end; the file is cut short", member.name))?;
         position = end + end % 2;
         members.push(member);
     }
@@ -249,7 +254,8 @@ mod tests {
             ("data.tar.gz", "unpacking data.tar.gz of x.deb"),
             ("data.tar.zst", "unpacking data.tar.zst of x.deb"),
         ] {
-            let deb = open(&archive(&[("debian-binary", b"2.0\n"), ("control.tar", b""), (name, b"garbage")]));
+            let deb =
+                open(&archive(&[("debian-binary", b"2.0\n"), ("control.tar", b""), (name, b"garbage")]));
             assert_eq!(deb.unwrap().write_data(&mut Vec::new()).unwrap_err().to_string(), expected);
         }
     }

@@ -62,12 +62,16 @@ impl FailureKind {
             FailureKind::Signature => {
                 "install debian-archive-keyring, or name the keyring that signs this archive in the profile"
             }
-            FailureKind::Mismatch => "the mirror is being updated or is broken: try again later or name another mirror",
+            FailureKind::Mismatch => {
+                "the mirror is being updated or is broken: try again later or name another mirror"
+            }
             FailureKind::Expired => "name a mirror that is up to date, and check this computer's clock",
             FailureKind::NotYetValid => "check this computer's clock",
             FailureKind::NotFound => "check suite and mirror in the profile",
             FailureKind::NoAnswer => "check the network, the proxy settings of apt, and the mirror's name",
-            FailureKind::Dependencies => "remove one of them from the profile, or add the suite that has what is missing",
+            FailureKind::Dependencies => {
+                "remove one of them from the profile, or add the suite that has what is missing"
+            }
             FailureKind::Other => "try again, or name another mirror",
         }
     }
@@ -76,7 +80,8 @@ impl FailureKind {
 impl std::fmt::Display for ArchiveError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {} ({}); {}", self.object, self.kind.reason(), self.words, self.kind.remedy())?;
-        if self.kind == FailureKind::Mismatch && self.suites.iter().any(|suite| suite.ends_with("-security")) {
+        if self.kind == FailureKind::Mismatch && self.suites.iter().any(|suite| suite.ends_with("-security"))
+        {
             write!(f, ", or set `security = \"preferred\"` to build without this suite until then")?;
         }
         Ok(())
@@ -108,7 +113,14 @@ const PHRASES: &[(FailureKind, &[&str])] = &[
     (FailureKind::NotYetValid, &["is not valid yet", "not yet valid"]),
     (
         FailureKind::NotFound,
-        &["404", "does not have a Release file", "File not found", "No such file or directory", "doesn't have the component", "doesn't support architecture"],
+        &[
+            "404",
+            "does not have a Release file",
+            "File not found",
+            "No such file or directory",
+            "doesn't have the component",
+            "doesn't support architecture",
+        ],
     ),
     (
         FailureKind::NoAnswer,
@@ -146,14 +158,21 @@ fn kind_of(words: &str) -> FailureKind {
         true => padded.contains(&format!(" {phrase} ")),
         false => padded.contains(phrase),
     };
-    PHRASES.iter().find(|(_, phrases)| phrases.iter().any(|p| says(&p))).map_or(FailureKind::Other, |(kind, _)| *kind)
+    PHRASES
+        .iter()
+        .find(|(_, phrases)| phrases.iter().any(|p| says(&p)))
+        .map_or(FailureKind::Other, |(kind, _)| *kind)
 }
 
 /// One `E:` or `W:` message with its continuation lines.
 fn messages(stderr: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     for line in stderr.lines() {
-        match line.strip_prefix("E: ").or_else(|| line.strip_prefix("W: ")).or_else(|| line.strip_prefix("Err: ")) {
+        match line
+            .strip_prefix("E: ")
+            .or_else(|| line.strip_prefix("W: "))
+            .or_else(|| line.strip_prefix("Err: "))
+        {
             Some(text) => found.push(text.trim().to_string()),
             None => {
                 if let Some(last) = found.last_mut().filter(|_| line.starts_with(' ')) {
@@ -169,11 +188,13 @@ fn messages(stderr: &str) -> Vec<String> {
 
 /// Reads a failed `apt-get update` for these sources.
 pub fn of_update(stderr: &str, sources: &[AptSource]) -> ArchiveError {
-    let messages = messages(stderr);
+    let mut messages = messages(stderr);
+    // Warnings about the host say nothing about an archive.
+    messages.retain(|m| kind_of(m) != FailureKind::Other || sources.iter().any(|s| concerns(m, s)));
     let kinds: Vec<FailureKind> = messages.iter().map(|m| kind_of(m)).collect();
     let kind = kinds.iter().copied().min().unwrap_or(FailureKind::Other);
     let gravest = messages.iter().zip(&kinds).find(|(_, k)| **k == kind).map(|(m, _)| m.as_str());
-    let words = gravest.unwrap_or("no message").to_string();
+    let words = gravest.unwrap_or_else(|| stderr.trim()).to_string();
     let source = |message: &str| sources.iter().find(|s| concerns(message, s));
     // Only when every complaint is a mismatch of a known suite may a suite be left out.
     let suites: Option<Vec<String>> = messages
@@ -183,7 +204,8 @@ pub fn of_update(stderr: &str, sources: &[AptSource]) -> ArchiveError {
         .collect();
     ArchiveError {
         kind,
-        object: source(&words).map_or_else(|| "apt-get update".to_string(), |s| format!("suite {} of {}", s.suite, s.uri)),
+        object: source(&words)
+            .map_or_else(|| "apt-get update".to_string(), |s| format!("suite {} of {}", s.suite, s.uri)),
         words: shortened(&words),
         suites: suites.unwrap_or_default(),
     }
@@ -227,4 +249,36 @@ fn shortened(words: &str) -> String {
     let end = [" [IP: ", "; Hashes of expected file"].iter().filter_map(|cut| words.find(cut)).min();
     let words = &words[..end.unwrap_or(words.len())];
     words.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sources() -> Vec<AptSource> {
+        ["bookworm", "bookworm-updates", "bookworm-security"]
+            .map(|suite| AptSource {
+                uri: format!("http://m/debian{}", if suite.ends_with("security") { "-security" } else { "" }),
+                suite: suite.to_string(),
+                components: vec!["main".to_string()],
+                signed_by: "/k.gpg".into(),
+            })
+            .to_vec()
+    }
+
+    const MISMATCH: &str = "\
+E: Failed to fetch http://m/debian-security/dists/bookworm-security/main/binary-i386/Packages.xz  File has unexpected size (346968 != 364028). Mirror sync in progress? [IP: 203.0.113.80 80]
+   Hashes of expected file:
+    - Filesize:364028 [weak]
+    - SHA256:6e157f1958194f9c7838034860b1b3b58cdde3797653c03239134b98ec99cec6
+   Release file created at: Fri, 20 Nov 2026 00:12:41 +0000
+E: Some index files failed to download. They have been ignored, or old ones used instead.
+";
+
+    #[test]
+    fn a_mismatch_names_the_suites_it_is_about() {
+        let other = "E: Failed to fetch http://m/debian/dists/bookworm/InRelease  Could not resolve 'm'\n";
+        assert_eq!(of_update(MISMATCH, &sources()).suites, ["bookworm-security"]);
+        assert_eq!(of_update(&format!("{MISMATCH}{other}"), &sources()).suites, [""; 0]);
+    }
 }

@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::apt::configuration;
+use super::apt::write_state;
 use super::failure;
 use crate::cache::{Cache, digest_file};
 use crate::host::Tool;
-use crate::plan::{Arch, AptSource, Package};
+use crate::plan::{AptSource, Arch, Package};
 
 const APT_HELPER: &str = "/usr/lib/apt/apt-helper";
 /// Packages per call, so that the command line stays far below the kernel's limit.
@@ -78,11 +78,9 @@ fn is_intact(path: &Path, package: &Package) -> Result<bool> {
 
 fn download(cache: &Cache, arch: Arch, sources: &[AptSource], packages: &[&Package]) -> Result<()> {
     let work = cache.work_dir()?;
-    let config = work.path.join("apt.conf");
-    fs::write(&config, configuration(&work.path, arch)?)
-        .with_context(|| format!("writing {}", config.display()))?;
-    let mut tool =
-        Tool::new(APT_HELPER, "downloading packages")?.env("APT_CONFIG", &config).args(["-qq", "download-file"]);
+    let config = write_state(&work.path, arch, &[])?;
+    let mut tool = Tool::new(APT_HELPER, "downloading packages")?.env("APT_CONFIG", config);
+    tool = tool.args(["-qq", "download-file"]);
     for package in packages {
         let target = work.path.join(format!("{}.deb", package.sha256));
         tool = tool.arg(uri(sources, package)?).arg(target).arg(format!("SHA256:{}", package.sha256));
@@ -94,7 +92,8 @@ fn download(cache: &Cache, arch: Arch, sources: &[AptSource], packages: &[&Packa
         let arrived = work.path.join(format!("{}.deb", package.sha256));
         if is_intact(&arrived, package)? {
             let target = deb_path(cache, package);
-            fs::rename(&arrived, &target).with_context(|| format!("moving a package to {}", target.display()))?;
+            fs::rename(&arrived, &target)
+                .with_context(|| format!("moving a package to {}", target.display()))?;
         } else {
             failed = failed.or(Some(package));
         }
@@ -103,7 +102,11 @@ fn download(cache: &Cache, arch: Arch, sources: &[AptSource], packages: &[&Packa
         return Ok(());
     };
     let stderr = String::from_utf8_lossy(&output.stderr);
-    Err(failure::of_download(&about(&stderr, package), &format!("package {} {}", package.name, package.version)).into())
+    Err(failure::of_download(
+        &about(&stderr, package),
+        &format!("package {} {}", package.name, package.version),
+    )
+    .into())
 }
 
 /// The part of apt's messages that is about one package, or all of them.

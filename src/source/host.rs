@@ -85,7 +85,8 @@ fn choose(
         format!("suite {suite}: apt's sources name no Debian mirror; name one in the profile, `mirror = \"http://…/debian\"`")
     })?;
     let updates = format!("{suite}-updates");
-    let mut found = HostSources { sources: vec![source(main, suite), source(main, &updates)], left_out: Vec::new() };
+    let mut found =
+        HostSources { sources: vec![source(main, suite), source(main, &updates)], left_out: Vec::new() };
     if security == SecurityPolicy::None {
         return Ok(found);
     }
@@ -179,11 +180,13 @@ fn from_stanzas(text: &str) -> Vec<Known> {
     for stanza in stanzas(text) {
         let words = |field: &str| stanza.folded(field).unwrap_or_default();
         let has = |field: &str, word: &str| words(field).split(' ').any(|w| w == word);
-        let enabled = !matches!(words("Enabled").as_str(), "no" | "false" | "off" | "0" | "without" | "disable");
+        let enabled =
+            !matches!(words("Enabled").as_str(), "no" | "false" | "off" | "0" | "without" | "disable");
         if !enabled || !has("Types", "deb") || !has("Components", "main") {
             continue;
         }
-        for uri in words("URIs").split_whitespace().filter(|uri| looks_like_debian(uri, &words("Signed-By"))) {
+        for uri in words("URIs").split_whitespace().filter(|uri| looks_like_debian(uri, &words("Signed-By")))
+        {
             let suites = words("Suites");
             let suites = suites.split_whitespace();
             known.extend(suites.map(|suite| Known { uri: uri.to_string(), suite: suite.to_string() }));

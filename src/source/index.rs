@@ -35,9 +35,8 @@ impl Index {
     /// Stanzas that lack a required field or hold an illegal one, by number.
     pub fn add(&mut self, text: &str, suite: &str) -> Result<()> {
         for (number, stanza) in stanzas(text).enumerate() {
-            self.add_stanza(stanza, suite).with_context(|| {
-                format!("reading stanza {} of the Packages index of {suite}", number + 1)
-            })?;
+            self.add_stanza(stanza, suite)
+                .with_context(|| format!("reading stanza {} of the Packages index of {suite}", number + 1))?;
         }
         Ok(())
     }
@@ -138,7 +137,9 @@ pub fn names(relations: &str) -> impl Iterator<Item = &str> {
 /// Debian Policy 5.6.7, one-letter names tolerated.
 pub fn legal_name(name: &str) -> bool {
     let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b);
-    name.len() <= 128 && name.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric) && name.bytes().all(legal)
+    name.len() <= 128
+        && name.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric)
+        && name.bytes().all(legal)
 }
 
 /// Debian Policy 5.6.12.
@@ -170,7 +171,8 @@ mod tests {
     #[test]
     fn a_stanza_becomes_a_pinned_package() {
         let mut index = Index::default();
-        let more = "Source: src (1.0)\nPre-Depends: d\nDepends: a (>= 1), b | c:any\nProvides: mta, x (= 1)\n";
+        let more =
+            "Source: src (1.0)\nPre-Depends: d\nDepends: a (>= 1), b | c:any\nProvides: mta, x (= 1)\n";
         index.add(&stanza("exim4", more), "bookworm").unwrap();
         index.add(&stanza("exim4", ""), "bookworm-updates").unwrap();
         let found = index.find("exim4", "1:2-3", "i386").unwrap();

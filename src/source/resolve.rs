@@ -9,7 +9,7 @@ use super::failure::{self, ArchiveError, FailureKind};
 use super::host::SecurityPolicy;
 use super::index::{self, Index};
 use crate::cache::Cache;
-use crate::plan::{Arch, AptSource, Package, Packages, RootMode};
+use crate::plan::{AptSource, Arch, Package, Packages, RootMode};
 
 /// An archive whose index was brought up to date and verified.
 ///
@@ -75,7 +75,12 @@ impl Archive {
     ///
     /// # Errors
     /// [`ArchiveError`], illegal sources, trouble with the cache directory.
-    pub fn open(cache: &Cache, arch: Arch, sources: &[AptSource], security: SecurityPolicy) -> Result<Archive> {
+    pub fn open(
+        cache: &Cache,
+        arch: Arch,
+        sources: &[AptSource],
+        security: SecurityPolicy,
+    ) -> Result<Archive> {
         let mut sources = sources.to_vec();
         let mut left_out = Vec::new();
         loop {
@@ -181,7 +186,11 @@ impl Archive {
                 let behind: Vec<String> = behind.map(str::to_string).collect();
                 if behind.is_empty() {
                     let image = package.name.starts_with("linux-image-");
-                    ensure!(image, "kernel package {}: it is no linux-image and depends on none", package.name);
+                    ensure!(
+                        image,
+                        "kernel package {}: it is no linux-image and depends on none",
+                        package.name
+                    );
                     images.insert(package);
                 } else {
                     next.extend(behind);
@@ -204,7 +213,8 @@ impl Archive {
         }
         let mut packages = BTreeSet::new();
         for line in stdout.lines().filter(|line| line.starts_with('\'')) {
-            packages.insert(self.printed_package(line).with_context(|| format!("reading apt's answer {line}"))?);
+            packages
+                .insert(self.printed_package(line).with_context(|| format!("reading apt's answer {line}"))?);
         }
         Ok(packages.into_iter().collect())
     }

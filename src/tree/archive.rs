@@ -135,7 +135,8 @@ impl Reader<'_> {
                 while name.last() == Some(&0) {
                     name.pop();
                 }
-                let slot = if kind.is_gnu_longname() { &mut self.pending.path } else { &mut self.pending.link };
+                let slot =
+                    if kind.is_gnu_longname() { &mut self.pending.path } else { &mut self.pending.link };
                 ensure!(slot.is_none(), "two long names announce one file at byte {}", self.end);
                 *slot = Some(name);
             }
