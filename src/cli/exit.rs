@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 
 use super::message;
+use crate::source::{ArchiveError, FailureKind};
 
 /// How a run ended; the numbers are promised to scripts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,15 +51,21 @@ impl Failure {
         Failure { exit: Exit::Usage, error: Some(anyhow::Error::msg(message)) }
     }
 
-    /// A failure of the package resolver: the archive's, unless a tool is missing.
+    /// A failure of the package resolver: the archive's, unless this machine
+    /// is at fault or the profile wants what cannot be.
     pub fn of_archive(error: anyhow::Error) -> Failure {
-        let exit = match Failure::from(error) {
-            Failure { exit: Exit::Failed, error: Some(error) } if !is_local(&error) => {
-                return Failure { exit: Exit::Download, error: Some(error) };
-            }
-            other => other,
+        let exit = match error.downcast_ref::<ArchiveError>().map(|e| e.kind) {
+            Some(FailureKind::Dependencies) => Exit::ProfileInvalid,
+            Some(FailureKind::DiskFull) => Exit::Failed,
+            None if is_local(&error) => Exit::Failed,
+            _ => Exit::Download,
         };
-        exit
+        Failure { exit, error: Some(error) }
+    }
+
+    /// The same message with another code.
+    pub fn with_exit(self, exit: Exit) -> Failure {
+        Failure { exit, ..self }
     }
 
     /// Prints the message, if any, and returns the exit code.

@@ -6,6 +6,7 @@
 mod check;
 pub mod dev;
 mod exit;
+mod plan;
 mod style;
 
 use std::io::Write;
@@ -13,8 +14,10 @@ use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
+use crate::cache::Cache;
 use crate::diagnostic::Diagnostics;
-use crate::resolve::Options;
+use crate::plan::Plan;
+use crate::resolve::{NoPlan, Options, find_packages, resolve};
 
 pub use exit::{Exit, Failure};
 pub use style::Color;
@@ -38,6 +41,7 @@ signature, 5 verification mismatch, 6 refused for safety, 130 interrupted.";
 #[derive(Debug, Subcommand)]
 enum Command {
     Check(check::Args),
+    Plan(plan::Args),
 }
 
 impl Cli {
@@ -46,11 +50,61 @@ impl Cli {
         let color = self.color.is_wanted();
         let result = match self.command {
             Command::Check(args) => check::run(&args, color),
+            Command::Plan(args) => plan::run(&args, color),
         };
         match result {
             Ok(()) => Exit::Done,
             Err(failure) => failure.report(color),
         }
+    }
+}
+
+/// Where downloads and finished stages are kept.
+#[derive(Debug, clap::Args)]
+struct CacheArgs {
+    /// Directory for downloads and finished stages
+    /// [default: $XDG_CACHE_HOME/liveiso].
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// Use nothing but what the cache has.
+    #[arg(long)]
+    offline: bool,
+}
+
+impl CacheArgs {
+    fn open(&self) -> Result<Cache, Failure> {
+        let dir = match &self.cache_dir {
+            Some(dir) => dir.clone(),
+            None => default_cache_dir().ok_or_else(|| {
+                Failure::usage("neither HOME nor XDG_CACHE_HOME is set; give --cache-dir DIR".to_string())
+            })?,
+        };
+        Ok(Cache::open(&dir)?)
+    }
+}
+
+/// The XDG base directory specification's cache directory; relative ones are to be ignored.
+fn default_cache_dir() -> Option<PathBuf> {
+    let absolute = |name| crate::host::environment(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
+    Some(base.join("liveiso"))
+}
+
+/// Resolves a profile and prints what is wrong with it.
+fn resolve_plan(profile: &Path, cache: &Cache, offline: bool, color: bool) -> Result<Plan, Failure> {
+    let mut diagnostics = Diagnostics::default();
+    let options = resolve_options()?;
+    let find = |request: &_| find_packages(cache, offline, request);
+    let result = resolve(&profile_dir(profile), &options, find, &mut diagnostics);
+    print_diagnostics(&diagnostics, color);
+    match result {
+        Ok(plan) => Ok(plan),
+        Err(NoPlan::Invalid) => Err(Failure::explained(Exit::ProfileInvalid)),
+        // The profile's own mistakes come first: they can be mended here and now.
+        Err(NoPlan::Failed(error)) if diagnostics.has_errors() => {
+            Err(Failure::of_archive(error).with_exit(Exit::ProfileInvalid))
+        }
+        Err(NoPlan::Failed(error)) => Err(Failure::of_archive(error)),
     }
 }
 

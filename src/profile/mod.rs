@@ -51,6 +51,7 @@ pub struct Profile {
 pub struct DebianTable {
     pub suite: Option<Text>,
     pub mirror: Option<Text>,
+    pub security_mirror: Option<Text>,
     pub components: Option<Spanned<Vec<Text>>>,
     pub security: Option<Text>,
     pub updates: Option<Spanned<bool>>,
@@ -189,6 +190,7 @@ fn debian_table(table: &mut Table) -> DebianTable {
     DebianTable {
         suite: table.string("suite"),
         mirror: table.string("mirror"),
+        security_mirror: table.string("security-mirror"),
         components: table.strings("components"),
         security: table.string("security"),
         updates: table.boolean("updates"),

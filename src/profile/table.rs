@@ -34,7 +34,7 @@ const KEYS: &[(&str, &[&str])] = &[
             "boot",
         ],
     ),
-    ("debian", &["suite", "mirror", "components", "security", "updates"]),
+    ("debian", &["suite", "mirror", "security-mirror", "components", "security", "updates"]),
     ("root", &["mode", "exclude", "compression", "level", "block-size"]),
     ("kernel", &["package"]),
     ("initramfs", &["compression", "modules", "optional-modules"]),

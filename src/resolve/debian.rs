@@ -1,8 +1,11 @@
 //! `[debian]`: the archive the packages come from.
 
+use serde::Serialize;
+
 use super::value::{choose, without_duplicates};
 use crate::diagnostic::{Diagnostics, alternatives};
 use crate::profile::{DebianTable, Text};
+use crate::source::SecurityPolicy;
 
 /// Releases whose keys Debian's keyring has; sid has neither security nor updates.
 const SUITES: &[(&str, &str)] = &[
@@ -17,29 +20,20 @@ const SUITES: &[(&str, &str)] = &[
 const MOVING_SUITES: &[&str] = &["stable", "oldstable", "oldoldstable", "testing", "unstable"];
 
 /// Which archive is asked, before it is known what the mirror really has.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ArchiveRequest {
     /// Code name of the release.
     pub suite: String,
     /// Base URI, or `None` for the one of the host's apt configuration.
     pub mirror: Option<String>,
+    /// Base URI of the security archive, or `None` for the one beside the mirror or the host's.
+    pub security_mirror: Option<String>,
     /// `main`, `contrib`, …, in the order written.
     pub components: Vec<String>,
     /// What to do about `<suite>-security`.
-    pub security: Security,
+    pub security: SecurityPolicy,
     /// Whether `<suite>-updates` is used as well.
     pub updates: bool,
-}
-
-/// What to do about the security archive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Security {
-    /// Used when it is there and intact, else left out with a message.
-    Preferred,
-    /// The build fails without it.
-    Required,
-    /// Not used.
-    None,
 }
 
 /// The request, and whether it makes sense to ask it.
@@ -48,24 +42,30 @@ pub(super) fn archive(table: &DebianTable, diagnostics: &mut Diagnostics) -> (Ar
         Some(written) => suite(written, diagnostics),
         None => Some("bookworm"),
     };
-    let mirror = match &table.mirror {
-        Some(written) => mirror(written, diagnostics).map(Some),
+    let address = |key: &str, written: &Option<Text>, diagnostics: &mut Diagnostics| match written {
+        Some(written) => address(key, written, diagnostics).map(Some),
         None => Some(None),
     };
+    let mirror = address("mirror", &table.mirror, diagnostics);
+    let security_mirror = address("security-mirror", &table.security_mirror, diagnostics);
     let components = match &table.components {
         Some(written) => components(&written.value, &written.place, diagnostics),
         None => Some(vec!["main".to_string()]),
     };
-    let choices =
-        [("preferred", Security::Preferred), ("required", Security::Required), ("none", Security::None)];
+    let choices = [
+        ("preferred", SecurityPolicy::Preferred),
+        ("required", SecurityPolicy::Required),
+        ("none", SecurityPolicy::None),
+    ];
     let written = table.security.as_ref();
     let security = written.and_then(|s| choose(s, "value of `security`", &choices, diagnostics));
-    let is_valid = suite.is_some() && mirror.is_some() && components.is_some();
+    let is_valid = suite.is_some() && mirror.is_some() && security_mirror.is_some() && components.is_some();
     let request = ArchiveRequest {
         suite: suite.unwrap_or_default().to_string(),
         mirror: mirror.flatten(),
+        security_mirror: security_mirror.flatten(),
         components: components.unwrap_or_default(),
-        security: security.unwrap_or(Security::Preferred),
+        security: security.unwrap_or(SecurityPolicy::Preferred),
         updates: table.updates.as_ref().is_none_or(|u| u.value),
     };
     (request, is_valid)
@@ -84,14 +84,14 @@ fn suite(written: &Text, diagnostics: &mut Diagnostics) -> Option<&'static str> 
 
 /// The address ends up in a sources list, where spaces and brackets would be
 /// options such as `[trusted=yes]`, and in the manifest, which strangers read.
-fn mirror(written: &Text, diagnostics: &mut Diagnostics) -> Option<String> {
+fn address(key: &str, written: &Text, diagnostics: &mut Diagnostics) -> Option<String> {
     let text = written.value.as_str();
     let rest = ["http://", "https://", "file:///"].iter().find_map(|scheme| text.strip_prefix(scheme));
     let (message, help) = match rest {
-        None => ("`mirror` must start with http://, https:// or file:///".to_string(), None),
-        Some("") => ("`mirror` names no host or directory".to_string(), None),
+        None => (format!("`{key}` must start with http://, https:// or file:///"), None),
+        Some("") => (format!("`{key}` names no host or directory"), None),
         Some(rest) if rest.split('/').next().is_some_and(|host| host.contains('@')) => (
-            "`mirror` must not hold a user name or password: it is printed in the manifest".to_string(),
+            format!("`{key}` must not hold a user name or password: it is printed in the plan"),
             Some("put them into apt's /etc/apt/auth.conf.d/"),
         ),
         Some(rest) => {
@@ -99,7 +99,7 @@ fn mirror(written: &Text, diagnostics: &mut Diagnostics) -> Option<String> {
             let Some(bad) = rest.chars().find(|&c| !allowed(c)) else {
                 return Some(text.trim_end_matches('/').to_string());
             };
-            (format!("`mirror` must be a plain address, but {bad:?} is not allowed"), None)
+            (format!("`{key}` must be a plain address, but {bad:?} is not allowed"), None)
         }
     };
     let diagnostic = diagnostics.error(&written.place, message);

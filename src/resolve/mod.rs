@@ -5,6 +5,7 @@
 //! default, so that one run shows every mistake. Nothing of the host reaches the
 //! plan but the profile's files and what the package resolver finds.
 
+mod archive;
 mod boot;
 mod debian;
 mod embedded;
@@ -17,11 +18,14 @@ mod value;
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use crate::diagnostic::Diagnostics;
 use crate::plan::{Overlay, Packages, Plan};
 use crate::profile::{self, Profile};
 
-pub use debian::{ArchiveRequest, Security};
+pub use archive::find_packages;
+pub use debian::ArchiveRequest;
 pub use embedded::{Embedded, EmbeddedKind, airootfs, efiboot};
 pub use overlay::read_input;
 pub use packages::PackageRequest;
@@ -52,7 +56,8 @@ impl Options {
 }
 
 /// What the package resolver found for a [`PackageRequest`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct FoundPackages {
     /// The suites that were really used.
     pub debian: crate::plan::Debian,
@@ -67,8 +72,8 @@ pub struct FoundPackages {
 pub struct UnknownPackage {
     /// As in the request.
     pub name: String,
-    /// The known name that resembles it most.
-    pub suggestion: Option<String>,
+    /// Names that may have been meant.
+    pub suggestions: Vec<String>,
 }
 
 /// Why the package resolver gave up.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use serde::Serialize;
+
 use super::UnknownPackage;
 use super::boot::BootDraft;
 use super::debian::ArchiveRequest;
@@ -11,7 +13,7 @@ use crate::plan::{Arch, BootMode, RootMode};
 use crate::profile::{Profile, Text};
 
 /// What the package resolver is asked: names only, each list sorted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PackageRequest {
     /// The root's architecture.
     pub arch: Arch,
@@ -116,12 +118,12 @@ pub(super) fn report_unknown(
             continue;
         };
         let diagnostic = diagnostics.error(place, message);
-        match &package.suggestion {
-            Some(close) => diagnostic.help(format!("did you mean `{close}`?")),
-            None if request.archive.components == ["main"] => {
+        match package.suggestions.as_slice() {
+            [] if request.archive.components == ["main"] => {
                 diagnostic.help("if it is not free software, add its component to [debian] `components`");
             }
-            None => {}
+            [] => {}
+            names => diagnostic.help(format!("did you mean `{}`?", names.join("` or `"))),
         }
     }
 }

@@ -60,7 +60,7 @@ fn image(table: &RootTable, diagnostics: &mut Diagnostics) -> RootImage {
     };
     let compression = chosen.unwrap_or(Compression::Gzip);
     let (name, levels, default) = match compression {
-        Compression::Gzip => ("gzip", 1..=9, 9),
+        Compression::Gzip => ("gzip", 1..=12, 6),
         Compression::Xz => ("xz", 0..=9, 6),
         Compression::Zstd => ("zstd", 1..=22, 15),
         Compression::Lz4 => ("lz4", 1..=12, 12),
