@@ -62,7 +62,8 @@ impl std::fmt::Display for MissingModules {
                 write!(f, " (did you mean `{suggestion}`?)")?;
             }
         }
-        write!(f, "; correct the name{} or make it optional", if several { "s" } else { "" })
+        let (s, them) = if several { ("s", "them") } else { ("", "it") };
+        write!(f, "; correct the name{s} or make {them} optional")
     }
 }
 
