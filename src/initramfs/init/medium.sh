@@ -89,15 +89,20 @@ probed() {
 	local record="$SEEN/${1##*/}" key
 	key=$(device_key "$1")
 	if [ "$(sed -n 1p "$record" 2>/dev/null)" != "$key" ]; then
+		rm -f "$record".*
 		printf '%s\n' "$key" >"$record"
-		(filesystem_type "$1" >"$record.new" && mv "$record.new" "$record.type") &
-		# Most answer at once: give them that moment before going round again.
-		usleep 50000
+		start_reading "$1" "$record"
 	fi
 	[ -e "$record.type" ] || return 1
 	[ -e "$record.verdict" ] || return 0
-	asks_again "$1" && rm -f "$record" "$record".*
+	asks_again "$1" && rm -f "$record.verdict" && start_reading "$1" "$record"
 	return 1
+}
+
+start_reading() {
+	(filesystem_type "$1" >"$2.new" && mv "$2.new" "$2.type") &
+	# Most answer at once: give them that moment before going round again.
+	usleep 50000
 }
 
 # A disc drive that had nothing to read may still be spinning up.
@@ -125,7 +130,7 @@ judge() {
 		umount "$TRIAL"
 	fi
 	echo "$verdict" >"$record.verdict"
-	log "$1: $type, $verdict"
+	[ "$type" = empty ] || log "$1: $type, $verdict"
 	return 1
 }
 
