@@ -1,6 +1,6 @@
 //! What the program knows of its own source tree: a digest of it, so that a
-//! cache never serves what another version made, and the files of `airootfs/`
-//! and `efiboot/`, which are built in with their execute bits and link targets.
+//! cache never serves what another version made, and the files of `airootfs/`,
+//! which are built in with their execute bits and link targets.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -8,12 +8,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// Directories whose files are built in, as `resolve::airootfs()` and `resolve::efiboot()`.
-const EMBEDDED: [&str; 2] = ["airootfs", "efiboot"];
-
 fn main() {
     let mut files = BTreeSet::from([PathBuf::from("Cargo.lock")]);
-    for directory in EMBEDDED.iter().chain(&["src"]) {
+    for directory in ["airootfs", "efiboot", "src"] {
         // A path that is missing would make cargo run this again every time.
         if Path::new(directory).is_dir() {
             println!("cargo::rerun-if-changed={directory}");
@@ -22,10 +19,9 @@ fn main() {
     }
     println!("cargo::rerun-if-changed=Cargo.lock");
     println!("cargo::rustc-env=LIVEISO_SOURCE_DIGEST={:016x}", digest(&files));
-    let tables: String = EMBEDDED.iter().map(|directory| table(directory, &files)).collect();
     #[allow(clippy::disallowed_methods, reason = "cargo speaks to build scripts through the environment")]
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    fs::write(out.join("embedded.rs"), tables).expect("OUT_DIR can be written");
+    fs::write(out.join("embedded.rs"), table("airootfs", &files)).expect("OUT_DIR can be written");
 }
 
 /// Every file and link below `dir`; directories count only through what they hold.

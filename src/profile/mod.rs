@@ -98,21 +98,11 @@ pub struct BootTable {
 /// `profile.toml`, or one that is no TOML; the diagnostics say why.
 pub fn load(dir: &Path, diagnostics: &mut Diagnostics) -> Option<Profile> {
     let path = dir.join("profile.toml");
-    let text = read_text(&path, diagnostics, |error| match error.kind() {
-        _ if !dir.exists() => (
-            "there is no such profile directory".to_string(),
-            Some("a profile is a directory with a file `profile.toml`"),
-        ),
-        _ if !dir.is_dir() => (
-            "a profile is a directory, and this is a file".to_string(),
-            Some("name the directory that holds profile.toml"),
-        ),
-        std::io::ErrorKind::NotFound => (
-            "this profile has no file `profile.toml`".to_string(),
-            Some("the smallest one is the line `iso-name = \"name\"`"),
-        ),
-        _ => (format!("cannot read the profile: {error}"), None),
-    })?;
+    if let Some((message, help)) = why_no_profile(dir, &path) {
+        diagnostics.path_error(&path, message).help(help);
+        return None;
+    }
+    let text = read_text(&path, diagnostics)?;
     let file = diagnostics.add_file(&path, text.clone());
     let mut profile = parse(&text, file, diagnostics)?;
     profile.dir = dir.to_path_buf();
@@ -120,20 +110,25 @@ pub fn load(dir: &Path, diagnostics: &mut Diagnostics) -> Option<Profile> {
     Some(profile)
 }
 
-/// Reads a UTF-8 file; `explain` turns a failure to open it into message and help.
-fn read_text(
-    path: &Path,
-    diagnostics: &mut Diagnostics,
-    explain: impl FnOnce(&std::io::Error) -> (String, Option<&'static str>),
-) -> Option<String> {
+fn why_no_profile(dir: &Path, path: &Path) -> Option<(&'static str, &'static str)> {
+    if !dir.exists() {
+        Some(("there is no such profile", "a profile is a directory with a file `profile.toml`"))
+    } else if !dir.is_dir() {
+        Some(("a profile is a directory, but this is a file", "name the directory that holds profile.toml"))
+    } else if path.symlink_metadata().is_err() {
+        Some(("the profile has no file `profile.toml`", "the smallest one is the line `iso-name = \"name\"`"))
+    } else {
+        None
+    }
+}
+
+/// Reads a UTF-8 file; `None` after a report.
+pub(crate) fn read_text(path: &Path, diagnostics: &mut Diagnostics) -> Option<String> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) => {
-            let (message, help) = explain(&error);
-            let diagnostic = diagnostics.path_error(path, message);
-            if let Some(help) = help {
-                diagnostic.help(help);
-            }
+            diagnostics.path_error(path, format!("`{name}` cannot be read: {error}"));
             return None;
         }
     };
@@ -143,7 +138,7 @@ fn read_text(
             let good = error.utf8_error().valid_up_to();
             let line = error.as_bytes()[..good].iter().filter(|&&b| b == b'\n').count() + 1;
             diagnostics
-                .path_error(path, format!("line {line} is not UTF-8"))
+                .path_error(path, format!("`{name}` is not UTF-8 in line {line}"))
                 .help("save the file with the encoding UTF-8");
             None
         }
@@ -253,8 +248,7 @@ fn package_files(dir: &Path, arch: Option<&Text>, diagnostics: &mut Diagnostics)
         if file_name.contains('/') || path.symlink_metadata().is_err() {
             continue;
         }
-        let explain = |error: &std::io::Error| (format!("cannot read the package list: {error}"), None);
-        if let Some(text) = read_text(&path, diagnostics, explain) {
+        if let Some(text) = read_text(&path, diagnostics) {
             let file = diagnostics.add_file(&path, text.clone());
             names.extend(package_lines(&text, file));
         }

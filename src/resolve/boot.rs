@@ -4,6 +4,7 @@ use globset::GlobBuilder;
 
 use super::value::{choose, line, number, without_duplicates};
 use crate::diagnostic::{Diagnostics, Spanned};
+use crate::initramfs::default_modules;
 use crate::plan::{Boot, BootMode, Compression, Initramfs};
 use crate::profile::{InitramfsTable, Profile, Text};
 
@@ -111,13 +112,25 @@ fn is_serial(text: &str) -> bool {
 pub(super) fn initramfs(table: &InitramfsTable, diagnostics: &mut Diagnostics) -> Initramfs {
     let choices = [("zstd", Compression::Zstd), ("xz", Compression::Xz)];
     let written = table.compression.as_ref();
+    let required = modules(table.modules.as_ref(), diagnostics);
+    let optional = modules(table.optional_modules.as_ref(), diagnostics);
+    let defaults = default_modules();
+    let mut optional_defaults = defaults.optional;
+    // What the profile insists on is no longer optional.
+    optional_defaults.retain(|name| !required.contains(name));
     Initramfs {
         compression: written
             .and_then(|c| choose(c, "compression", &choices, diagnostics))
             .unwrap_or(Compression::Xz),
-        modules: modules(table.modules.as_ref(), diagnostics),
-        optional_modules: modules(table.optional_modules.as_ref(), diagnostics),
+        modules: with_defaults(defaults.required, required),
+        optional_modules: with_defaults(optional_defaults, optional),
     }
+}
+
+/// The default modules, then the profile's.
+fn with_defaults(defaults: Vec<String>, extra: Vec<String>) -> Vec<String> {
+    let new: Vec<String> = extra.into_iter().filter(|name| !defaults.contains(name)).collect();
+    defaults.into_iter().chain(new).collect()
 }
 
 fn modules(written: Option<&Spanned<Vec<Text>>>, diagnostics: &mut Diagnostics) -> Vec<String> {

@@ -1,5 +1,5 @@
 //! The files built into the program, so that an installed `liveiso` needs no
-//! checkout: `airootfs/` and `efiboot/` of the source tree. `build.rs` lists
+//! checkout: `airootfs/` of the source tree. `build.rs` lists
 //! them with their execute bits and link targets, which `include_dir` loses.
 
 /// One built-in file.
@@ -40,9 +40,4 @@ include!(concat!(env!("OUT_DIR"), "/embedded.rs"));
 /// The files laid over every root, in order of their paths.
 pub fn airootfs() -> &'static [Embedded] {
     AIROOTFS
-}
-
-/// The boot loader templates, in order of their paths.
-pub fn efiboot() -> &'static [Embedded] {
-    EFIBOOT
 }

@@ -26,7 +26,7 @@ use crate::profile::{self, Profile};
 
 pub use archive::find_packages;
 pub use debian::ArchiveRequest;
-pub use embedded::{Embedded, EmbeddedKind, airootfs, efiboot};
+pub use embedded::{Embedded, EmbeddedKind, airootfs};
 pub use overlay::read_input;
 pub use packages::PackageRequest;
 
@@ -44,14 +44,12 @@ pub struct Options {
     pub timestamp: Option<i64>,
     /// The files laid over every root.
     pub airootfs: &'static [Embedded],
-    /// The boot loader templates, which a profile may replace by name.
-    pub efiboot: &'static [Embedded],
 }
 
 impl Options {
-    /// The files built into this program.
+    /// With the files built into this program.
     pub fn new(timestamp: Option<i64>) -> Options {
-        Options { timestamp, airootfs: airootfs(), efiboot: efiboot() }
+        Options { timestamp, airootfs: airootfs() }
     }
 }
 
@@ -155,7 +153,7 @@ fn draft(dir: &Path, options: &Options, diagnostics: &mut Diagnostics) -> Option
     let file_permissions = permissions::file_permissions(&profile, &overlays, diagnostics);
     let root = root::root(&profile.root, mode, file_permissions, diagnostics);
     let initramfs = boot::initramfs(&profile.initramfs, diagnostics);
-    let efiboot = overlay::efiboot(dir, options.efiboot, diagnostics);
+    let efiboot = overlay::efiboot(dir, diagnostics);
     overlay::misnamed(dir, diagnostics);
     let request_is_valid = archive_is_valid && arch.is_some();
     Some((profile, Draft { names, request, request_is_valid, root, initramfs, boot, overlays, efiboot }))

@@ -8,8 +8,9 @@ use super::UnknownPackage;
 use super::boot::BootDraft;
 use super::debian::ArchiveRequest;
 use super::value::without_duplicates;
+use crate::boot::loader_packages;
 use crate::diagnostic::{Diagnostics, Place};
-use crate::plan::{Arch, BootMode, RootMode};
+use crate::plan::{Arch, RootMode};
 use crate::profile::{Profile, Text};
 
 /// What the package resolver is asked: names only, each list sorted.
@@ -60,7 +61,7 @@ pub(super) fn request(
         mode,
         root: root.into_iter().collect(),
         kernel: vec![kernel],
-        loaders: loaders(&boot.bootmodes),
+        loaders: loader_packages(&boot.bootmodes).into_iter().map(String::from).collect(),
         initramfs: vec!["busybox-static".to_string()],
     }
 }
@@ -73,17 +74,6 @@ fn kernel(profile: &Profile, arch: Arch, diagnostics: &mut Diagnostics) -> Strin
             Arch::Amd64 => "linux-image-amd64".to_string(),
         },
     }
-}
-
-fn loaders(bootmodes: &[BootMode]) -> Vec<String> {
-    let mut names = BTreeSet::from(["memtest86+"]);
-    for mode in bootmodes {
-        names.extend(match mode {
-            BootMode::BiosSyslinux => ["isolinux", "syslinux-common"],
-            BootMode::UefiGrub => ["grub-efi-amd64-bin", "grub-efi-ia32-bin"],
-        });
-    }
-    names.into_iter().map(String::from).collect()
 }
 
 /// Debian policy §5.6.1, without the trailing `-` that means removal to apt.

@@ -6,6 +6,7 @@ use globset::GlobBuilder;
 
 use super::value::{choose, number};
 use crate::diagnostic::Diagnostics;
+use crate::format::squashfs::{default_level, levels};
 use crate::plan::{Compression, FilePermission, Root, RootImage, RootMode};
 use crate::profile::{RootTable, Text};
 
@@ -59,17 +60,17 @@ fn image(table: &RootTable, diagnostics: &mut Diagnostics) -> RootImage {
         None => Some(Compression::Gzip),
     };
     let compression = chosen.unwrap_or(Compression::Gzip);
-    let (name, levels, default) = match compression {
-        Compression::Gzip => ("gzip", 1..=12, 6),
-        Compression::Xz => ("xz", 0..=9, 6),
-        Compression::Zstd => ("zstd", 1..=22, 15),
-        Compression::Lz4 => ("lz4", 1..=12, 12),
-    };
+    let name = choices.iter().find(|(_, c)| *c == compression).map_or("", |(name, _)| name);
     // A level says nothing about a compressor that is not known.
     let level = table.level.as_ref().filter(|_| chosen.is_some());
-    let level = level.and_then(|l| number(l, &format!("level` of `{name}"), levels, diagnostics));
+    let level =
+        level.and_then(|l| number(l, &format!("level` of `{name}"), levels(compression), diagnostics));
     let block_size = table.block_size.as_ref().and_then(|b| block_size(b, diagnostics));
-    RootImage { compression, level: level.unwrap_or(default), block_size: block_size.unwrap_or(128 << 10) }
+    RootImage {
+        compression,
+        level: level.unwrap_or(default_level(compression)),
+        block_size: block_size.unwrap_or(128 << 10),
+    }
 }
 
 /// `4K` to `1M`, a power of two.
