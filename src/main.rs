@@ -1,3 +1,10 @@
 //! The `liveiso` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use liveiso::cli::Cli;
+
+fn main() -> ExitCode {
+    Cli::parse().run().into()
+}

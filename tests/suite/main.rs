@@ -8,7 +8,7 @@ mod cpio;
 mod fat;
 mod initramfs;
 mod iso9660;
-mod kmod;
+pub mod kmod;
 mod menus;
 mod profiles;
 mod squashfs;

@@ -1,0 +1,1 @@
+//! The binary index files of kmod (`modules.dep.bin` and its like).
