@@ -72,7 +72,7 @@ pub fn probe(accelerator: Accelerator, limit: Duration) -> Result<()> {
         .path("socket,id=port,path=", &port.path)
         .words(&["-device", "isa-debugcon,iobase=0xe9,chardev=port"]);
     let tool = Tool::new("setpriv", PURPOSE)?.args(["--pdeathsig", "KILL"]).arg(qemu).args(args.0);
-    let process = Process::start(tool, &scratch.path().join("qemu.log"))?;
+    let mut process = Process::start(tool, &scratch.path().join("qemu.log"))?;
     let mut stream = port.accept(&process, deadline)?;
     let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
     stream.set_read_timeout(Some(left)).context("setting the probe's time-out")?;
