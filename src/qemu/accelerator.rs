@@ -67,12 +67,12 @@ pub fn probe(accelerator: Accelerator, limit: Duration) -> Result<()> {
     let mut args = Arguments::default();
     args.words(&["-nodefaults", "-no-user-config", "-display", "none", "-machine", "pc", "-m", "16"])
         .words(&["-accel", accelerator.name(), "-drive"])
-        .path("if=ide,format=raw,readonly=off,file=", &disk, "")
+        .path("if=ide,format=raw,readonly=off,file=", &disk)
         .words(&["-chardev"])
-        .path("socket,id=port,path=", &port.path, "")
+        .path("socket,id=port,path=", &port.path)
         .words(&["-device", "isa-debugcon,iobase=0xe9,chardev=port"]);
     let tool = Tool::new("setpriv", PURPOSE)?.args(["--pdeathsig", "KILL"]).arg(qemu).args(args.0);
-    let process = Process::start(tool, &scratch.path().join("qemu.log"))?;
+    let mut process = Process::start(tool, &scratch.path().join("qemu.log"))?;
     let mut stream = port.accept(&process, deadline)?;
     let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
     stream.set_read_timeout(Some(left)).context("setting the probe's time-out")?;

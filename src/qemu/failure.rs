@@ -79,7 +79,10 @@ const LAST_LINES: usize = 20;
 impl BootFailure {
     /// A failure of a known kind.
     pub fn new(kind: FailureKind, ending: Ending, detail: String, console: &str) -> BootFailure {
-        let lines: Vec<&str> = console.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+        let mut lines: Vec<&str> =
+            console.lines().map(str::trim_end).filter(|line| says_something(line)).collect();
+        // Both of GRUB's terminals may be this console.
+        lines.dedup();
         let last_lines = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
         BootFailure { kind, ending, detail, last_lines }
     }
@@ -103,6 +106,11 @@ impl BootFailure {
             Ending::Exit => format!("{line} (the machine switched itself off or reset)"),
         }
     }
+}
+
+/// Whether a line is more than the frame of a menu.
+fn says_something(line: &str) -> bool {
+    line.chars().filter(|c| c.is_alphanumeric()).take(3).count() == 3
 }
 
 impl Ending {
@@ -141,16 +149,17 @@ const LOADER_STOPS: &[&str] = &[
     "isolinux: Image checksum error",
 ];
 
-/// What a firmware prints when it gives up.
-const FIRMWARE_STOPS: &[&str] = &["No bootable option or device was found", "No bootable device"];
+/// What a firmware prints when it gives up; the last two are OVMF's own shell.
+const FIRMWARE_STOPS: &[&str] =
+    &["No bootable option or device was found", "No bootable device", "UEFI Interactive Shell", "Shell>"];
 
 /// Whether the console shows that no login can come any more.
 pub fn is_hopeless(console: &str) -> bool {
     let stops = |list: &[&str]| list.iter().any(|text| console.contains(text));
     console.contains(PANIC_END)
         || init_menu(console).is_some()
-        || (stops(LOADER_STOPS) && !kernel_started(console))
-        || stops(FIRMWARE_STOPS)
+        || (!kernel_started(console)
+            && (stops(LOADER_STOPS) || stops(FIRMWARE_STOPS) || isolinux_failure(console).is_some()))
 }
 
 fn stopped_at(console: &str, firmware_log: &str) -> (FailureKind, String) {
@@ -167,20 +176,29 @@ fn stopped_at(console: &str, firmware_log: &str) -> (FailureKind, String) {
     if let Some(line) =
         last_line_with(console, FIRMWARE_STOPS).or(last_line_with(firmware_log, FIRMWARE_STOPS))
     {
-        return (FailureKind::NothingToBoot, line);
+        let said = last_line_with(console, &["BdsDxe: failed to load"]);
+        return (FailureKind::NothingToBoot, said.unwrap_or(line));
     }
     if loader_started(console, firmware_log) {
-        let said = last_line_with(console, &["error:"]).or(last_line_with(console, LOADER_STOPS));
+        let said = last_line_with(console, &["error:"])
+            .or(isolinux_failure(console))
+            .or(last_line_with(console, LOADER_STOPS));
         return (FailureKind::NoKernel, said.unwrap_or_default());
     }
     (FailureKind::NothingToBoot, String::new())
 }
 
-/// Kernel messages begin with a time in brackets, ours from /init with a name.
+/// ISOLINUX returns to its menu after this, and counts down again.
+fn isolinux_failure(console: &str) -> Option<String> {
+    let failed = |line: &&str| line.starts_with("Loading ") && line.contains(" failed: ");
+    console.lines().map(str::trim).rev().find(failed).map(str::to_string)
+}
+
+/// Kernel messages begin with a time in brackets, those of /init with colons.
 fn kernel_started(console: &str) -> bool {
     console.lines().any(|line| {
         let line = line.trim_start();
-        line.starts_with("liveiso:")
+        line.starts_with(":: ")
             || line.contains("Linux version ")
             || line
                 .strip_prefix('[')
@@ -195,18 +213,19 @@ fn loader_started(console: &str, firmware_log: &str) -> bool {
     loader.iter().any(|text| console.contains(text)) || firmware_log.contains("Booting from 0000:7c00")
 }
 
-/// The line in which /init offers retry, shell and reboot, if it is there: what /init said before it.
+/// What /init said before it stopped, if it did: it offers to try again, a shell and a
+/// reboot, or says that the machine is too small for its own files.
 fn init_menu(console: &str) -> Option<String> {
-    let offers = |line: &&str| {
+    let stops = |line: &&str| {
         let line = line.to_lowercase();
-        ["retry", "shell", "reboot"].iter().all(|word| line.contains(word))
+        let offers = ["shell", "reboot"].iter().all(|word| line.contains(word))
+            && ["retry", "try again"].iter().any(|word| line.contains(word));
+        offers || line.starts_with("!! liveiso: this machine has too little memory")
     };
-    let lines: Vec<&str> = console.lines().collect();
-    let menu = lines.iter().position(offers)?;
-    let said = lines[..menu].iter().rev().map(|line| line.trim()).find(|line| {
-        line.strip_prefix("!!").or(line.strip_prefix("liveiso:")).is_some_and(|rest| !rest.trim().is_empty())
-    });
-    Some(said.unwrap_or_default().trim_start_matches("!!").trim_start_matches("liveiso:").trim().to_string())
+    let lines: Vec<&str> = console.lines().map(str::trim).collect();
+    let at = lines.iter().position(stops)?;
+    let said = lines[..=at].iter().rev().find_map(|line| line.strip_prefix("!!"));
+    Some(said.unwrap_or_default().trim().trim_start_matches("liveiso:").trim().to_string())
 }
 
 fn last_line_with(text: &str, wanted: &[&str]) -> Option<String> {
@@ -219,48 +238,54 @@ mod tests {
     use super::*;
     use FailureKind::*;
 
+    /// console, firmware log, kind, detail, whether it is hopeless
+    type Row = (&'static str, &'static str, FailureKind, &'static str, bool);
+
+    fn check(rows: &[Row]) {
+        for (console, firmware_log, kind, detail, hopeless) in rows {
+            let failure = BootFailure::classify(console, firmware_log, Ending::Exit);
+            assert_eq!((failure.kind, failure.detail.as_str()), (*kind, *detail), "{console:?}");
+            assert_eq!(is_hopeless(console), *hopeless, "{console:?}");
+        }
+    }
+
     #[test]
-    fn logs_are_told_apart() {
-        let panic = "[    0.9] Run /init as init process\n[    1.2] Kernel panic - not syncing: No working init found.\n\
-                     [    1.3] ---[ end Kernel panic - not syncing: No working init found. ]---\n";
-        let menu = "[    2.0] sr0: loaded\n!! no medium with /liveiso and id 00 found in 30 s\n\
-                    block devices:\nr) retry  d) choose a device  s) shell  b) reboot  p) power off : ";
-        // console, firmware log, kind, detail, hopeless
-        let table = [
+    fn logs_of_firmware() {
+        let seabios = "Booting from DVD/CD...\nBoot failed: Could not read from CDROM\nNo bootable device.\n";
+        let empty = "BdsDxe: failed to load Boot0001 \"DVD-ROM\": Not Found\nBdsDxe: No bootable option or device was found.\n";
+        let shell = "BdsDxe: failed to load Boot0001 \"DVD-ROM\": Not Found\nBdsDxe: starting Boot0002\nUEFI Interactive Shell v2.2\n";
+        let not_found = "BdsDxe: failed to load Boot0001 \"DVD-ROM\": Not Found";
+        check(&[
             ("", "", NothingToBoot, "", false),
-            (
-                "",
-                "Booting from DVD/CD...\nBoot failed: Could not read from CDROM\nNo bootable device.\n",
-                NothingToBoot,
-                "No bootable device.",
-                false,
-            ),
-            (
-                "BdsDxe: failed to load Boot0001 \"UEFI QEMU DVD-ROM\": Not Found\n\
-              BdsDxe: No bootable option or device was found.\n",
-                "",
-                NothingToBoot,
-                "BdsDxe: No bootable option or device was found.",
-                true,
-            ),
+            ("", seabios, NothingToBoot, "No bootable device.", false),
+            (empty, "", NothingToBoot, not_found, true),
+            (shell, "", NothingToBoot, not_found, true),
+        ]);
+    }
+
+    #[test]
+    fn logs_of_loaders() {
+        let no_memory =
+            "\nISOLINUX 6.04\nLoading initrd.img...ok\nBooting kernel failed: Invalid argument\nboot: ";
+        let no_file = "ISOLINUX\nLoading /boot/vmlinuz... failed: No such file or directory\nmenu\n";
+        let grub = "BdsDxe: starting Boot0001\nerror: file `/k' not found.\nerror: load the kernel first.\nPress any key to continue...";
+        check(&[
             ("", "Booting from DVD/CD...\nBooting from 0000:7c00\n", NoKernel, "", false),
-            (
-                "\nISOLINUX 6.04 20190226 Copyright (C) 1994-2015\nLoading vmlinuz... ok\nLoading initrd.img...ok\n\
-              Booting kernel failed: Invalid argument\nboot: ",
-                "",
-                NoKernel,
-                "Booting kernel failed: Invalid argument",
-                true,
-            ),
-            (
-                "BdsDxe: starting Boot0001\nerror: file `/vmlinuz' not found.\nerror: you need to load the kernel first.\n\
-              Press any key to continue...",
-                "",
-                NoKernel,
-                "error: you need to load the kernel first.",
-                true,
-            ),
+            (no_memory, "", NoKernel, "Booting kernel failed: Invalid argument", true),
+            (no_file, "", NoKernel, "Loading /boot/vmlinuz... failed: No such file or directory", true),
+            (grub, "", NoKernel, "error: load the kernel first.", true),
             ("GNU GRUB  version 2.06\n*Start live\n", "", NoKernel, "", false),
+        ]);
+    }
+
+    #[test]
+    fn logs_of_kernels_and_init() {
+        let panic = "[    1.2] Kernel panic - not syncing: No working init found.\n[    1.3] ---[ end Kernel panic - not syncing: ]---\n";
+        let menu = "[    2.0] sr0: loaded\n:: looking\n!! no medium with 00 found in 30 s\n---- block devices\n\
+                    r: try again  d: choose a device  s: shell  l: log  b: reboot  p: power off > ";
+        let small = "[ 1.0] x\n!! liveiso: this machine has too little memory: the boot files did not fit into 27000 kB.\n";
+        let said = "this machine has too little memory: the boot files did not fit into 27000 kB.";
+        check(&[
             (panic, "", KernelPanic, "No working init found.", true),
             (
                 "[ 3.1] Kernel panic - not syncing: Attempted to kill init!",
@@ -269,15 +294,11 @@ mod tests {
                 "Attempted to kill init!",
                 false,
             ),
-            (menu, "", InitMenu, "no medium with /liveiso and id 00 found in 30 s", true),
+            (menu, "", InitMenu, "no medium with 00 found in 30 s", true),
+            (small, "", InitMenu, said, true),
             ("[    0.000000] Linux version 6.1\n[   2.0] grub> is no prompt here\n", "", NoLogin, "", false),
-            ("liveiso: looking for the medium\n", "", NoLogin, "", false),
-        ];
-        for (console, firmware_log, kind, detail, hopeless) in table {
-            let failure = BootFailure::classify(console, firmware_log, Ending::Exit);
-            assert_eq!((failure.kind, failure.detail.as_str()), (kind, detail), "{console:?}");
-            assert_eq!(is_hopeless(console), hopeless, "{console:?}");
-        }
+            (":: looking for the medium\n", "", NoLogin, "", false),
+        ]);
     }
 
     #[test]

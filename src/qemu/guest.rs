@@ -6,13 +6,15 @@
 //! the *thread* that started QEMU ends, so a guest stays with its thread.)
 
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tempfile::TempDir;
 
@@ -26,6 +28,9 @@ use crate::host::{self, Tool};
 /// What QEMU is needed for, in messages.
 pub(super) const PURPOSE: &str = "booting the image";
 
+/// A failed boot's last picture, in the log directory.
+const SCREENSHOT: &str = "screen.png";
+
 /// A running machine.
 #[derive(Debug)]
 pub struct Guest {
@@ -34,8 +39,7 @@ pub struct Guest {
     /// Its monitor.
     pub qmp: Qmp,
     process: Process,
-    log_dir: PathBuf,
-    _scratch: TempDir,
+    firmware_log: File,
 }
 
 /// The QEMU command for a machine, told to die with us; the caller adds arguments and wires it up.
@@ -62,33 +66,41 @@ impl Guest {
         log_dir: Option<&Path>,
         deadline: Instant,
     ) -> Result<Guest> {
+        // Only needed while QEMU starts: it keeps open what it opened, and we remove the names.
         let scratch = scratch_dir()?;
-        let log_dir = log_dir.unwrap_or(scratch.path()).to_path_buf();
-        std::fs::create_dir_all(&log_dir).with_context(|| format!("creating {}", log_dir.display()))?;
+        let log_dir = log_dir.unwrap_or(scratch.path());
+        std::fs::create_dir_all(log_dir).with_context(|| format!("creating {}", log_dir.display()))?;
+        remove_if_there(&log_dir.join(SCREENSHOT))?;
+        let console_log = new_log(&log_dir.join("console.log"))?;
+        let firmware_path = log_dir.join("firmware.log");
+        let firmware_log = new_log(&firmware_path)?;
         let vars = machine.prepare_firmware(scratch.path())?;
         let serial = Listener::bind(scratch.path(), "serial.sock")?;
         let monitor = Listener::bind(scratch.path(), "monitor.sock")?;
         let mut wires = Arguments::default();
-        wires.words(&["-display", "none", "-chardev"]).path("socket,id=serial,path=", &serial.path, "");
+        wires.words(&["-display", "none", "-chardev"]).path("socket,id=serial,path=", &serial.path);
         wires.words(&["-serial", "chardev:serial", "-chardev"]);
-        wires.path("socket,id=monitor,path=", &monitor.path, "");
+        wires.path("socket,id=monitor,path=", &monitor.path);
         wires.words(&["-mon", "chardev=monitor,mode=control", "-chardev"]);
-        wires.path("file,id=firmware,path=", &log_dir.join("firmware.log"), "");
+        wires.path("file,id=firmware,path=", &firmware_path);
         wires.words(&["-device", "isa-debugcon,iobase=0x402,chardev=firmware"]);
         let tool = command(machine)?.args(machine.arguments(image, &vars)).args(wires.0);
-        let process = Process::start(tool, &log_dir.join("qemu.log"))?;
-        let console_path = log_dir.join("console.log");
-        let console =
-            File::create(&console_path).with_context(|| format!("creating {}", console_path.display()))?;
-        let serial = Serial::new(serial.accept(&process, deadline)?, Some(console));
-        let qmp = Qmp::new(monitor.accept(&process, deadline)?)?;
-        Ok(Guest { serial, qmp, process, log_dir, _scratch: scratch })
+        let mut process = Process::start(tool, &log_dir.join("qemu.log"))?;
+        let serial = Serial::new(serial.accept(&process, deadline)?, Some(console_log));
+        // QEMU connects first and looks at its machine then: a refused one closes the monitor.
+        let stream = monitor.accept(&process, deadline)?;
+        let qmp = Qmp::new(stream).map_err(|e| process.explained(e, deadline))?;
+        Ok(Guest { serial, qmp, process, firmware_log })
     }
 
     /// What the firmware wrote to its debug port so far.
     pub fn firmware_log(&self) -> String {
-        let bytes = std::fs::read(self.log_dir.join("firmware.log")).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
+        String::from_utf8_lossy(&content(&self.firmware_log)).into_owned()
+    }
+
+    /// QEMU's process id.
+    pub fn process_id(&self) -> u32 {
+        self.process.child.id()
     }
 
     /// Waits until QEMU exits, taking in what the guest still prints; `None` at the deadline.
@@ -101,6 +113,35 @@ impl Guest {
         }
         Ok(None)
     }
+}
+
+/// An earlier boot's picture must not be taken for this one's.
+fn remove_if_there(file: &Path) -> Result<()> {
+    match std::fs::remove_file(file) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("removing {}", file.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes an empty file that can be read back.
+fn new_log(path: &Path) -> Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(true);
+    options.open(path).with_context(|| format!("creating {}", path.display()))
+}
+
+/// The first MiB of a log file, whatever became of its name.
+fn content(log: &File) -> Vec<u8> {
+    let mut bytes = vec![0; 1 << 20];
+    let mut length = 0;
+    // A log that cannot be read says nothing; the failure it would explain is reported anyway.
+    while let Ok(n @ 1..) = log.read_at(&mut bytes[length..], length as u64) {
+        length += n;
+    }
+    bytes.truncate(length);
+    bytes
 }
 
 /// Our own directory for sockets and firmware variables, closed to others.
@@ -116,23 +157,24 @@ pub(super) fn scratch_dir() -> Result<TempDir> {
 pub(super) struct Process {
     child: Child,
     pidfd: OwnedFd,
-    log: PathBuf,
+    log: File,
 }
 
 impl Process {
     /// Starts a program with nothing to read and its messages in a log file.
     pub(super) fn start(tool: Tool, log: &Path) -> Result<Process> {
         let shown = tool.shown();
-        let reading = || format!("writing {}", log.display());
-        std::fs::write(log, format!("{shown}\n")).with_context(reading)?;
-        let output = File::options().append(true).open(log).with_context(reading)?;
-        let errors = output.try_clone().with_context(reading)?;
+        let writing = || format!("writing {}", log.display());
+        let mut log_file = new_log(log)?;
+        writeln!(log_file, "{shown}").with_context(writing)?;
+        let output = log_file.try_clone().with_context(writing)?;
+        let errors = log_file.try_clone().with_context(writing)?;
         let mut command: Command = tool.into_command();
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
         let mut child = command.spawn().with_context(|| format!("starting {shown}"))?;
         let pid = rustix::process::Pid::from_child(&child);
         match rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {
-            Ok(pidfd) => Ok(Process { child, pidfd, log: log.to_path_buf() }),
+            Ok(pidfd) => Ok(Process { child, pidfd, log: log_file }),
             Err(e) => {
                 kill(&mut child);
                 Err(e).context("watching QEMU (Linux 5.3 or later is needed)")
@@ -148,9 +190,17 @@ impl Process {
         }
     }
 
+    /// An error in talking to the program, or its own last words if it ended.
+    pub(super) fn explained(&mut self, error: anyhow::Error, deadline: Instant) -> anyhow::Error {
+        match self.wait(deadline.min(Instant::now() + Duration::from_secs(5))) {
+            Ok(Some(_)) => anyhow!("QEMU did not start:\n{}", self.messages()),
+            _ => error,
+        }
+    }
+
     /// What the program printed, without the command line in front.
     fn messages(&self) -> String {
-        let log = std::fs::read(&self.log).unwrap_or_default();
+        let log = content(&self.log);
         let start = log.iter().position(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         host::last_lines(&log[start..])
     }
@@ -244,9 +294,10 @@ pub fn boot_and_report(
     let mut guest = Guest::start(machine, Some(image), log_dir, deadline)?;
     let mut boot = Boot { report: None, failure: None, login_seconds: None };
     boot.failure = converse(&mut guest, machine, expected_id, started, limit, &mut boot)?;
-    if boot.failure.is_some() && log_dir.is_some() {
+    if let (Some(_), Some(dir)) = (&boot.failure, log_dir) {
+        let picture = std::path::absolute(dir.join(SCREENSHOT)).context("finding the current directory")?;
         // Best effort: the machine may be gone already.
-        let _ = guest.qmp.screenshot(&std::path::absolute(guest.log_dir.join("screen.png"))?);
+        let _ = guest.qmp.screenshot(&picture);
     }
     Ok(boot)
 }

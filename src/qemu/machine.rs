@@ -218,8 +218,8 @@ impl Machine {
             return;
         };
         let code = Path::new(OVMF_DIR).join(flash.code);
-        args.words(&["-drive"]).path("if=pflash,unit=0,format=raw,readonly=on,file=", &code, "");
-        args.words(&["-drive"]).path("if=pflash,unit=1,format=raw,file=", vars, "");
+        args.words(&["-drive"]).path("if=pflash,unit=0,format=raw,readonly=on,file=", &code);
+        args.words(&["-drive"]).path("if=pflash,unit=1,format=raw,file=", vars);
         if self.firmware == Firmware::UefiIa32 {
             args.words(&["-global", "driver=cfi.pflash01,property=secure,value=on"])
                 .words(&["-global", "ICH9-LPC.disable_s3=1"]);
@@ -228,7 +228,7 @@ impl Machine {
 
     fn medium_arguments(&self, args: &mut Arguments, image: &Path) {
         args.words(&["-blockdev"])
-            .path("driver=file,node-name=image,read-only=on,filename=", image, "")
+            .path("driver=file,node-name=image,read-only=on,filename=", image)
             .words(&["-blockdev", "driver=raw,node-name=medium,read-only=on,file=image"]);
         match (self.medium, self.firmware) {
             (Medium::Cd, Firmware::Bios) => {
@@ -278,11 +278,10 @@ impl Arguments {
         self
     }
 
-    /// One argument with a path inside; QEMU's option syntax wants commas doubled.
-    pub(super) fn path(&mut self, before: &str, path: &Path, after: &str) -> &mut Arguments {
+    /// One argument that ends in a path; QEMU's option syntax wants commas doubled.
+    pub(super) fn path(&mut self, before: &str, path: &Path) -> &mut Arguments {
         let mut argument = OsString::from(before);
         argument.push(doubled_commas(path.as_os_str()));
-        argument.push(after);
         self.0.push(argument);
         self
     }
