@@ -1,1 +1,276 @@
-//! See the crate documentation.
+//! Boot loaders and their menus: from the plan and the loader packages to the
+//! files of the medium. Pure; reads nothing but the profile's own templates.
+//!
+//! ```text
+//! iso   /isolinux/…            ISOLINUX and its menu (BIOS)
+//!       /EFI/BOOT/…            GRUB again as plain files, for copies of the medium to FAT
+//!       /boot/grub/…           GRUB's menu, alone and from another disk's GRUB
+//!       /liveiso/boot/memtest* memtest86+
+//!       /liveiso/<id>.id       by which GRUB and the initramfs know this medium
+//! esp   /EFI/BOOT/…            GRUB for 64-bit and 32-bit UEFI
+//!       /boot/grub/grub.cfg    finds the medium by its marker
+//! ```
+//! GRUB is Debian's prebuilt image for CDs, `gcd*.efi`, with the modules built
+//! in. The kernel and the initramfs are the build's to add.
+
+mod entry;
+mod identity;
+pub mod template;
+
+pub use identity::Identity;
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::cache::hex_sha256;
+use crate::plan::{Arch, BootMode, InputFile, Plan};
+use crate::tree::{Content, Kind, Meta, OriginId, Tree};
+use entry::{Menu, Serial, grub_serial, isolinux_serial};
+use template::Values;
+
+/// Path of ISOLINUX on the medium.
+pub const ISOLINUX_IMAGE: &str = "isolinux/isolinux.bin";
+
+const ISOLINUX: &str = "isolinux";
+const SYSLINUX: &str = "syslinux-common";
+const MEMTEST: &str = "memtest86+";
+const GRUB_64: (&str, &str) = ("grub-efi-amd64-bin", "usr/lib/grub/x86_64-efi/monolithic/gcdx64.efi");
+const GRUB_32: (&str, &str) = ("grub-efi-ia32-bin", "usr/lib/grub/i386-efi/monolithic/gcdia32.efi");
+
+/// What `isolinux.cfg` names, and the libraries these programs load.
+const SYSLINUX_MODULES: [&str; 7] =
+    ["chain.c32", "ldlinux.c32", "libcom32.c32", "libutil.c32", "menu.c32", "poweroff.c32", "reboot.c32"];
+
+/// A loader file, where it comes from and where it goes.
+struct Loader {
+    package: &'static str,
+    from: String,
+    to: String,
+}
+
+/// The files a medium boots by.
+#[derive(Clone, Debug)]
+pub struct BootFiles {
+    /// For the ISO.
+    pub iso: Tree,
+    /// For the EFI system partition; `None` when no boot mode is for UEFI.
+    pub esp: Option<Tree>,
+    /// Boot code for the MBR; `None` when no boot mode is for BIOS.
+    pub isohybrid_mbr: Option<Vec<u8>>,
+}
+
+/// The Debian packages whose merged files [`files`] wants, sorted.
+pub fn loader_packages(modes: &[BootMode]) -> Vec<&'static str> {
+    let mut packages = vec![MEMTEST];
+    if modes.contains(&BootMode::BiosSyslinux) {
+        packages.extend([ISOLINUX, SYSLINUX]);
+    }
+    if modes.contains(&BootMode::UefiGrub) {
+        packages.extend([GRUB_64.0, GRUB_32.0]);
+    }
+    packages.sort_unstable();
+    packages
+}
+
+/// Makes the boot files of a medium; `loaders` is the merged tree of [`loader_packages`].
+///
+/// # Errors
+/// A loader package without the file that is expected of it, an unreadable or
+/// changed template, and [`template::TemplateErrors`] in its text.
+pub fn files(plan: &Plan, build_id: &str, loaders: &Tree) -> Result<BootFiles> {
+    ensure!(
+        build_id.len() == 24 && build_id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)),
+        "`{build_id}` is no build id of 24 lower-case hex digits"
+    );
+    let bios = plan.boot.bootmodes.contains(&BootMode::BiosSyslinux);
+    let uefi = plan.boot.bootmodes.contains(&BootMode::UefiGrub);
+    let menu = menu(plan)?;
+    let mut iso = Files::new(plan.timestamp);
+    iso.text(&format!("{}/{build_id}.id", plan.install_dir), format!("{build_id}\n"))?;
+    let arch = plan.arch.debian_name();
+    iso.text(".disk/info", format!("{} {} {arch} {build_id}\n", plan.iso_name, plan.iso_version))?;
+    iso.loaders(loaders, &memory_tests(plan))?;
+    // A GRUB on another disk can start the medium whatever its own firmware is.
+    let values = values(plan, build_id, &menu.grub(), &grub_serial(menu.serial));
+    iso.text("boot/grub/grub.cfg", rendered(plan, template::GRUB, &values)?)?;
+    iso.text("boot/grub/loopback.cfg", rendered(plan, template::LOOPBACK, &values)?)?;
+    let mut esp = None;
+    if uefi {
+        iso.loaders(loaders, &grub_images())?;
+        let mut tree = Files::new(plan.timestamp);
+        tree.loaders(loaders, &grub_images())?;
+        tree.text("boot/grub/grub.cfg", rendered(plan, template::ESP, &values)?)?;
+        esp = Some(tree.tree);
+    }
+    let mut isohybrid_mbr = None;
+    if bios {
+        let values = self::values(plan, build_id, &menu.isolinux(), &isolinux_serial(menu.serial));
+        iso.text("isolinux/isolinux.cfg", rendered(plan, template::ISOLINUX, &values)?)?;
+        iso.loaders(loaders, &syslinux_files())?;
+        let mbr = loader_content(loaders, ISOLINUX, "usr/lib/ISOLINUX/isohdpfx.bin")?;
+        isohybrid_mbr = Some(mbr.read_all()?);
+    }
+    Ok(BootFiles { iso: iso.tree, esp, isohybrid_mbr })
+}
+
+/// A tree of read-only files being filled.
+struct Files {
+    tree: Tree,
+    meta: Meta,
+    generated: OriginId,
+}
+
+impl Files {
+    fn new(timestamp: i64) -> Files {
+        let mut tree = Tree::new();
+        tree.inode_mut(Tree::ROOT).mtime = timestamp;
+        let generated = tree.add_origin("boot loader configuration");
+        Files { tree, meta: Meta { mtime: timestamp, ..Meta::mode(0o444) }, generated }
+    }
+
+    fn text(&mut self, path: &str, text: String) -> Result<()> {
+        self.tree.add_file(path.as_bytes(), Content::bytes(text), self.meta, self.generated)?;
+        Ok(())
+    }
+
+    fn loaders(&mut self, loaders: &Tree, wanted: &[Loader]) -> Result<()> {
+        for Loader { package, from, to } in wanted {
+            let content = loader_content(loaders, package, from)?;
+            let origin = self.tree.add_origin(format!("/{from} of package {package}"));
+            self.tree.add_file(to.as_bytes(), content, self.meta, origin)?;
+        }
+        Ok(())
+    }
+}
+
+fn loader_content(loaders: &Tree, package: &str, path: &str) -> Result<Content> {
+    let found = loaders.resolve(path.as_bytes()).ok().map(|id| &loaders.inode(id).kind);
+    let Some(Kind::File(content)) = found else {
+        bail!("package {package} has no file /{path}; is it of a Debian suite this program does not know?");
+    };
+    Ok(content.clone())
+}
+
+fn loader(package: &'static str, from: impl Into<String>, to: impl Into<String>) -> Loader {
+    Loader { package, from: from.into(), to: to.into() }
+}
+
+fn syslinux_files() -> Vec<Loader> {
+    let mut files = vec![loader(ISOLINUX, "usr/lib/ISOLINUX/isolinux.bin", ISOLINUX_IMAGE)];
+    files.extend(SYSLINUX_MODULES.map(|name| {
+        loader(SYSLINUX, format!("usr/lib/syslinux/modules/bios/{name}"), format!("isolinux/{name}"))
+    }));
+    files
+}
+
+/// Upper-case names: some firmware compares them byte by byte.
+fn grub_images() -> [Loader; 2] {
+    [
+        loader(GRUB_64.0, GRUB_64.1, "EFI/BOOT/BOOTX64.EFI"),
+        loader(GRUB_32.0, GRUB_32.1, "EFI/BOOT/BOOTIA32.EFI"),
+    ]
+}
+
+fn memory_tests(plan: &Plan) -> [Loader; 3] {
+    let to = |name: &str| format!("{}/boot/{name}", plan.install_dir);
+    let bios = match plan.arch {
+        Arch::I386 => "boot/memtest86+ia32.bin",
+        Arch::Amd64 => "boot/memtest86+x64.bin",
+    };
+    [
+        loader(MEMTEST, bios, to("memtest.bin")),
+        loader(MEMTEST, "boot/memtest86+ia32.efi", to("memtest32.efi")),
+        loader(MEMTEST, "boot/memtest86+x64.efi", to("memtest64.efi")),
+    ]
+}
+
+fn menu(plan: &Plan) -> Result<Menu> {
+    let boot = &plan.boot;
+    for (what, text) in [("title", &boot.title), ("kernel parameters", &boot.kernel_parameters)] {
+        ensure!(
+            !text.chars().any(|c| c.is_control()),
+            "the boot menu's {what} `{}` must be one line without control characters",
+            text.escape_debug()
+        );
+    }
+    let dir = format!("/{}/boot/{}", plan.install_dir, plan.arch.debian_name());
+    // The last console becomes /dev/console; messages go to both.
+    let consoles = boot.serial.as_ref().map(|serial| format!("console={serial} console=tty0"));
+    let parameters = [consoles.as_deref().unwrap_or(""), boot.kernel_parameters.trim()];
+    Ok(Menu {
+        title: boot.title.clone(),
+        install_dir: plan.install_dir.clone(),
+        kernel: format!("{dir}/vmlinuz"),
+        initrd: format!("{dir}/initrd.img"),
+        parameters: parameters.join(" ").trim().to_string(),
+        serial: boot.serial.as_deref().and_then(Serial::parse),
+        serial_console: boot.serial.clone(),
+    })
+}
+
+fn values(plan: &Plan, build_id: &str, entries: &str, serial: &str) -> Values {
+    let dir = format!("/{}/boot/{}", plan.install_dir, plan.arch.debian_name());
+    Values::from([
+        ("ARCH", plan.arch.debian_name().to_string()),
+        ("BUILD_ID", build_id.to_string()),
+        ("INITRD", format!("{dir}/initrd.img")),
+        ("INSTALL_DIR", plan.install_dir.clone()),
+        ("ISO_LABEL", plan.iso_label.clone()),
+        ("ISO_NAME", plan.iso_name.clone()),
+        ("ISO_VERSION", plan.iso_version.clone()),
+        ("KERNEL", format!("{dir}/vmlinuz")),
+        ("KERNEL_PARAMETERS", plan.boot.kernel_parameters.trim().to_string()),
+        ("MENU_ENTRIES", entries.to_string()),
+        ("SERIAL_SETUP", serial.to_string()),
+        ("TIMEOUT", plan.boot.timeout.to_string()),
+        // For ISOLINUX 0 means to wait for ever.
+        ("TIMEOUT_TENTHS", plan.boot.timeout.saturating_mul(10).max(1).to_string()),
+        ("TITLE", plan.boot.title.clone()),
+    ])
+}
+
+/// A template, the profile's or the one built in, with its values.
+fn rendered(plan: &Plan, name: &str, values: &Values) -> Result<String> {
+    let (shown, text) = match plan.efiboot.get(name) {
+        Some(InputFile { path: Some(path), size, sha256 }) => {
+            (path.display().to_string(), profile_template(path, *size, sha256)?)
+        }
+        _ => {
+            let built_in = template::TEMPLATES.iter().find(|(known, _)| *known == name);
+            let (_, text) = built_in.with_context(|| format!("there is no template efiboot/{name}"))?;
+            (format!("efiboot/{name} (built in)"), text.to_string())
+        }
+    };
+    let text = template::render(&shown, &text, values)?;
+    check_volume_id(&shown, &text, &plan.iso_label)?;
+    Ok(text)
+}
+
+fn profile_template(path: &Path, size: u64, sha256: &str) -> Result<String> {
+    let bytes = Content::file(path, size).read_all()?;
+    ensure!(
+        hex_sha256(&bytes) == sha256,
+        "{} has changed since the plan was made; start the build again",
+        path.display()
+    );
+    String::from_utf8(bytes).with_context(|| format!("{} is not UTF-8", path.display()))
+}
+
+/// Rufus, copying the medium to FAT, replaces the volume id by another label on
+/// lines that begin with these words, wherever in the line it stands.
+fn check_volume_id(file: &str, text: &str, volume_id: &str) -> Result<()> {
+    const REWRITTEN: [&str; 7] = ["append", "for", "linux", "linuxefi", "$linux", "options", "search"];
+    for (number, line) in text.lines().enumerate() {
+        let first = line.split_whitespace().next().unwrap_or_default();
+        if REWRITTEN.contains(&first.to_ascii_lowercase().as_str()) && line.contains(volume_id) {
+            bail!(
+                "{file}: line {} of its result holds the volume id `{volume_id}`, which a copy by Rufus would \
+                 replace: `{}`; search by the marker /%INSTALL_DIR%/%BUILD_ID%.id, or choose another volume id",
+                number + 1,
+                line.trim()
+            );
+        }
+    }
+    Ok(())
+}

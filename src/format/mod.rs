@@ -1,6 +1,9 @@
 //! The bytes of images: each format writes a [`crate::tree::Tree`] and reads one back.
 
+mod civil;
 pub mod cpio;
 pub mod fat;
 pub mod iso9660;
 pub mod squashfs;
+
+pub use civil::{CivilTime, civil_time};

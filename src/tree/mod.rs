@@ -12,14 +12,17 @@ mod edit;
 mod listing;
 
 mod name;
+mod rules;
 
 mod walk;
 
+pub use archive::read_tar;
 pub use content::{Content, ContentReader};
 pub use edit::Meta;
 pub use listing::{listing, parse_listing};
 pub use name::{InvalidName, Name, components};
 
+pub use rules::{exclude, set_permissions};
 pub use walk::Entry;
 
 use std::collections::BTreeMap;

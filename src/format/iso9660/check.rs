@@ -1,0 +1,173 @@
+//! Whether a written medium is what its options ask for. xorriso reports what
+//! it believes to have written; this reads the bytes firmware will read.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::read::{BootMedium, CatalogEntry, MbrEntry, SECTOR, read, u32_at};
+use super::{Bios, Options};
+
+const BIOS: u8 = 0x00;
+const UEFI: u8 = 0xef;
+const ACTIVE: u8 = 0x80;
+const ESP: u8 = 0xef;
+const PROTECTIVE: u8 = 0xee;
+/// 512-byte blocks a CD sector.
+const BLOCKS: u64 = 4;
+/// `-partition_offset`, where the second volume descriptors follow, in sectors.
+const PARTITION_OFFSET: u64 = 16;
+
+/// Checks the boot structures of a finished medium against its options.
+///
+/// # Errors
+/// The first thing that is not as asked for.
+pub fn verify(path: &Path, options: &Options) -> Result<()> {
+    let medium = read(path)?;
+    let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    check_volume(&file, &medium, options)?;
+    check_partitions(&medium, options)?;
+    let platforms: Vec<u8> = medium.catalog.iter().map(|entry| entry.platform).collect();
+    let mut expected = Vec::new();
+    expected.extend(options.bios.is_some().then_some(BIOS));
+    expected.extend(options.efi_image.is_some().then_some(UEFI));
+    ensure!(platforms == expected, "El Torito serves platforms {platforms:02x?}, not {expected:02x?}");
+    for entry in &medium.catalog {
+        ensure!(
+            entry.bootable && entry.emulation == 0,
+            "an El Torito entry is not plainly bootable: {entry:?}"
+        );
+    }
+    if let (Some(bios), Some(entry)) = (&options.bios, find(&medium, BIOS)) {
+        check_bios(&file, bios, entry)?;
+    }
+    if let (Some(image), Some(entry)) = (&options.efi_image, find(&medium, UEFI)) {
+        check_efi(&file, &medium, options, image, entry)?;
+    }
+    Ok(())
+}
+
+fn find(medium: &BootMedium, platform: u8) -> Option<&CatalogEntry> {
+    medium.catalog.iter().find(|entry| entry.platform == platform)
+}
+
+fn check_volume(file: &File, medium: &BootMedium, options: &Options) -> Result<()> {
+    let volume = &medium.volume;
+    let bytes = u64::from(volume.sectors) * SECTOR;
+    ensure!(
+        bytes == medium.length,
+        "the volume says it has {bytes} bytes, but the file has {}; Ventoy would call it corrupted",
+        medium.length
+    );
+    let pairs = [
+        ("volume id", &volume.id, options.volume_id.clone()),
+        ("publisher", &volume.publisher, options.publisher.to_uppercase()),
+        ("application", &volume.application, options.application.to_uppercase()),
+        ("preparer", &volume.preparer, "LIVEISO".to_string()),
+        ("modification date", &volume.modified, options.volume_date.clone()),
+    ];
+    for (what, found, expected) in pairs {
+        let expected = expected.trim_end();
+        ensure!(found == expected, "the {what} is `{found}`, not `{expected}`");
+    }
+    let second = bytes_at(file, (16 + PARTITION_OFFSET) * SECTOR, 6)?;
+    ensure!(second == b"\x01CD001", "the first partition has no volume descriptor of its own");
+    Ok(())
+}
+
+fn check_partitions(medium: &BootMedium, options: &Options) -> Result<()> {
+    let Some(entries) = medium.mbr else {
+        bail!("sector 0 has no MBR signature");
+    };
+    let used: Vec<MbrEntry> = entries.into_iter().filter(|entry| entry.blocks != 0).collect();
+    for (i, one) in used.iter().enumerate() {
+        let end = u64::from(one.start) + u64::from(one.blocks);
+        ensure!(end * 512 <= medium.length, "partition {one:?} ends behind the file");
+        for other in &used[i + 1..] {
+            let apart = end <= u64::from(other.start)
+                || u64::from(other.start) + u64::from(other.blocks) <= u64::from(one.start);
+            ensure!(apart, "partitions {one:?} and {other:?} overlap");
+        }
+    }
+    let active: Vec<&MbrEntry> = used.iter().filter(|entry| entry.status == ACTIVE).collect();
+    if options.bios.is_none() {
+        ensure!(active.is_empty(), "a partition is active, but no BIOS can boot the medium");
+        ensure!(used.iter().any(|entry| entry.kind == PROTECTIVE), "no MBR entry protects the GPT");
+        return Ok(());
+    }
+    let [first] = active[..] else {
+        bail!("{} partitions are active; a BIOS wants exactly one", active.len());
+    };
+    ensure!(
+        u64::from(first.start) == PARTITION_OFFSET * BLOCKS,
+        "the active partition starts at block {}, not where its volume descriptor expects it",
+        first.start
+    );
+    Ok(())
+}
+
+/// The BIOS image must know where it lies (boot info table), and the MBR must hold its code.
+fn check_bios(file: &File, bios: &Bios, entry: &CatalogEntry) -> Result<()> {
+    ensure!(entry.blocks == 4, "El Torito loads {} blocks of the BIOS image, not 4", entry.blocks);
+    let table = bytes_at(file, u64::from(entry.sector) * SECTOR + 8, 16)?;
+    let (volume, image, length) = (u32_at(&table, 0), u32_at(&table, 4), u32_at(&table, 8));
+    ensure!(volume == 16, "the boot info table expects the volume descriptor in sector {volume}");
+    ensure!(image == entry.sector, "the boot info table says sector {image}, El Torito {}", entry.sector);
+    ensure!((64..1 << 20).contains(&length), "the boot info table says the image has {length} bytes");
+    let bytes = bytes_at(file, u64::from(image) * SECTOR, length as usize)?;
+    let sum = bytes[64..].chunks(4).fold(0u32, |sum, word| {
+        let mut padded = [0; 4];
+        padded[..word.len()].copy_from_slice(word);
+        sum.wrapping_add(u32::from_le_bytes(padded))
+    });
+    ensure!(sum == u32_at(&table, 12), "the boot info table's checksum is wrong");
+    // isohybrid code reads the image's position at 432 (512-byte blocks).
+    let mbr = bytes_at(file, 0, 440)?;
+    ensure!(mbr[..bios.mbr.len()] == bios.mbr[..], "the MBR does not hold the boot code");
+    let start = u32_at(&mbr, 432);
+    ensure!(
+        u64::from(start) == u64::from(image) * BLOCKS,
+        "the MBR expects the BIOS image at block {start}, it is at sector {image}"
+    );
+    Ok(())
+}
+
+/// El Torito and the ESP's partition must both mean the bytes of the FAT image.
+fn check_efi(
+    file: &File,
+    medium: &BootMedium,
+    options: &Options,
+    image: &Path,
+    entry: &CatalogEntry,
+) -> Result<()> {
+    let expected = std::fs::read(image).with_context(|| format!("reading {}", image.display()))?;
+    let blocks = u64::from(entry.blocks);
+    ensure!(
+        blocks * 512 >= expected.len() as u64 && blocks * 512 < expected.len() as u64 + SECTOR,
+        "El Torito gives {blocks} blocks to the EFI image of {} bytes",
+        expected.len()
+    );
+    let found = bytes_at(file, u64::from(entry.sector) * SECTOR, expected.len())?;
+    ensure!(found == expected, "El Torito's EFI image is not the FAT image that was given");
+    if options.bios.is_none() {
+        return Ok(());
+    }
+    let Some(esp) = medium.mbr.into_iter().flatten().find(|entry| entry.kind == ESP) else {
+        bail!("the MBR has no EFI system partition");
+    };
+    ensure!(
+        u64::from(esp.start) == u64::from(entry.sector) * BLOCKS && u64::from(esp.blocks) >= blocks,
+        "the EFI system partition {esp:?} is not El Torito's EFI image at sector {}",
+        entry.sector
+    );
+    Ok(())
+}
+
+/// Exactly `length` bytes; the caller bounds it.
+fn bytes_at(file: &File, offset: u64, length: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, offset).with_context(|| format!("reading {length} bytes at {offset}"))?;
+    Ok(bytes)
+}
