@@ -2,7 +2,7 @@
 
 # busybox's programs behind the real ones, for whatever no package brought.
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/liveiso/applets
-PS1='root@\h:\w# ' # the static busybox cannot look names up, so no \u
+PS1='\u@\h:\w# '
 PAGER=less
 export PATH PS1 PAGER
 alias help='less /usr/share/doc/liveiso/help.txt'

@@ -39,9 +39,9 @@ look_round() {
 # Device nodes in the order of trying: what the command line or Ventoy names,
 # discs and partitions before whole disks, removable before built in.
 candidates() {
-	local device handed_over="${LIVE_MEDIA:-$LIVEMEDIA}"
+	local device
 	{
-		for device in $handed_over "$(named_device "$opt_device")" "$(named_device "$opt_iso_device")"; do
+		for device in "$(named_device "${LIVE_MEDIA:-$LIVEMEDIA}")" "$(named_device "$opt_device")" "$(named_device "$opt_iso_device")"; do
 			[ -b "$device" ] && echo "0 $device"
 		done
 		for device in /sys/class/block/*; do
@@ -65,9 +65,17 @@ rank_device() {
 	echo "$rank /dev/$1"
 }
 
-# /dev/NAME, UUID=… or LABEL=… as a device node.
+# /dev/NAME, UUID=… or LABEL=… as a device node. Without udev a device-mapper
+# name may have none of its own; the kernel's always exists.
 named_device() {
+	local path
 	case $1 in
+	/dev/mapper/*)
+		[ -b "$1" ] && echo "$1" && return
+		for path in /sys/class/block/dm-*; do
+			[ "$(cat "$path/dm/name" 2>/dev/null)" = "${1##*/}" ] && echo "/dev/${path##*/}"
+		done
+		;;
 	/dev/*) echo "$1" ;;
 	UUID=* | LABEL=*) findfs "$1" 2>/dev/null ;;
 	esac
