@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::builder::PossibleValuesParser;
 
-use crate::format::squashfs::{Options, default_level, write};
+use crate::format::squashfs::{BlockCache, Options, default_level, write};
 use crate::plan::Compression;
 use crate::tree::{Content, Device, Kind, Meta, OriginId, Tree};
 
@@ -35,7 +35,13 @@ pub struct SquashfsArgs {
     /// Compressing threads; all cores when not given
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
+    /// Directory of compressed blocks of earlier runs
+    #[arg(long, value_name = "DIR")]
+    block_cache: Option<PathBuf>,
 }
+
+/// The block cache of `liveiso dev squashfs` keeps this much (bytes).
+const BLOCK_CACHE_SIZE: u64 = 8 << 30;
 
 /// Runs `liveiso dev squashfs` and prints the summary as JSON.
 ///
@@ -50,11 +56,14 @@ pub fn squashfs(args: &SquashfsArgs) -> Result<()> {
         _ => Compression::Lz4,
     };
     let defaults = Options::new(compression);
+    let block_cache =
+        args.block_cache.as_ref().map(|dir| BlockCache::open(dir, BLOCK_CACHE_SIZE)).transpose()?;
     let options = Options {
         level: args.level.unwrap_or_else(|| default_level(compression)),
         block_size: args.block_size,
         jobs: args.jobs.unwrap_or(defaults.jobs),
         timestamp: tree.walk().map(|e| e.inode.mtime).max().unwrap_or_default(),
+        block_cache: block_cache.as_ref(),
         ..defaults
     };
     let out = File::create(&args.out).with_context(|| format!("creating {}", args.out.display()))?;

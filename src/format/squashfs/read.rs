@@ -96,8 +96,7 @@ impl Reading<'_> {
     }
 
     fn add(&mut self, path: Vec<u8>, inode: FoundInode, at: MetadataRef) -> Result<()> {
-        let meta =
-            Meta { mode: inode.mode, uid: inode.uid, gid: inode.gid, mtime: i64::from(inode.mtime) };
+        let meta = Meta { mode: inode.mode, uid: inode.uid, gid: inode.gid, mtime: i64::from(inode.mtime) };
         let xattrs = read_xattrs(self.image, inode.xattrs)?;
         let (kind, listing) = match inode.content {
             FoundContent::Directory(listing, size) => {
@@ -178,7 +177,8 @@ impl<'i> ContentWriter<'i> {
         if let Some((number, offset)) = data.tail {
             let length = (end - self.position) as usize;
             self.load_fragment(number)?;
-            let tail = (offset as usize).checked_add(length).and_then(|e| self.fragment.1.get(offset as usize..e));
+            let tail =
+                (offset as usize).checked_add(length).and_then(|e| self.fragment.1.get(offset as usize..e));
             let tail = tail.with_context(|| format!("the tail is outside fragment {number}"))?;
             self.file.write_all_at(tail, self.position).context("writing content")?;
             self.position = end;
