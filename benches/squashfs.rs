@@ -62,10 +62,13 @@ fn main() -> Result<()> {
     let args = Args::parse();
     let out = tempfile::tempdir().context("creating a scratch directory")?;
     let image = out.path().join("image");
-    println!("{:<28} {:>8} {:>8} {:>8} {:>13}   CPU and size to mksquashfs", "", "CPU s", "wall s", "peak MB", "bytes");
-    for (compression, mk, gen, levels) in ROWS {
+    println!(
+        "{:<28} {:>8} {:>8} {:>8} {:>13}   CPU and size to mksquashfs",
+        "", "CPU s", "wall s", "peak MB", "bytes"
+    );
+    for (compression, mk, tools_ng, levels) in ROWS {
         if args.only.as_deref().is_none_or(|only| only == *compression) {
-            compare(&program, &args, &image, compression, mk, gen, levels)?;
+            compare(&program, &args, &image, compression, mk, tools_ng, levels)?;
         }
     }
     Ok(())
@@ -77,7 +80,7 @@ fn compare(
     image: &Path,
     compression: &str,
     mk: &[&str],
-    gen: &[&str],
+    tools_ng: &[&str],
     levels: &[&str],
 ) -> Result<()> {
     let dir = args.dir.to_str().context("the directory's name is no UTF-8")?;
@@ -87,14 +90,17 @@ fn compare(
     let fixed = ["mksquashfs", dir, out, "-noappend", "-quiet", "-no-progress", "-comp", compression];
     commands.push((format!("mksquashfs {compression}"), words(&[&fixed[..], mk].concat())));
     let fixed = ["gensquashfs", "-q", "-f", "-k", "-x", "-D", dir, "-c", compression, "-j", "2"];
-    let extra: Vec<&str> = gen.iter().flat_map(|g| ["-X", g]).collect();
+    let extra: Vec<&str> = tools_ng.iter().flat_map(|g| ["-X", g]).collect();
     commands.push((format!("gensquashfs {compression}"), words(&[&fixed[..], &extra, &[out]].concat())));
     let cache = image.with_extension("cache");
     let cache = cache.to_str().context("the temporary directory's name is no UTF-8")?;
     for level in levels {
         let fixed = [program, "write", dir, out, "--compression", compression, "--level", level];
         commands.push((format!("liveiso {compression} {level}"), words(&fixed)));
-        commands.push((format!("liveiso {compression} {level}, 1 job"), words(&[&fixed[..], &["--jobs", "1"]].concat())));
+        commands.push((
+            format!("liveiso {compression} {level}, 1 job"),
+            words(&[&fixed[..], &["--jobs", "1"]].concat()),
+        ));
         let cached = [&fixed[..], &["--block-cache", cache]].concat();
         commands.push((format!("liveiso {compression} {level}, cached"), words(&cached)));
     }
