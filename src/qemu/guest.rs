@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tempfile::TempDir;
 
@@ -85,15 +85,22 @@ impl Guest {
         wires.path("file,id=firmware,path=", &firmware_path);
         wires.words(&["-device", "isa-debugcon,iobase=0x402,chardev=firmware"]);
         let tool = command(machine)?.args(machine.arguments(image, &vars)).args(wires.0);
-        let process = Process::start(tool, &log_dir.join("qemu.log"))?;
+        let mut process = Process::start(tool, &log_dir.join("qemu.log"))?;
         let serial = Serial::new(serial.accept(&process, deadline)?, Some(console_log));
-        let qmp = Qmp::new(monitor.accept(&process, deadline)?)?;
+        // QEMU connects first and looks at its machine then: a refused one closes the monitor.
+        let stream = monitor.accept(&process, deadline)?;
+        let qmp = Qmp::new(stream).map_err(|e| process.explained(e, deadline))?;
         Ok(Guest { serial, qmp, process, firmware_log })
     }
 
     /// What the firmware wrote to its debug port so far.
     pub fn firmware_log(&self) -> String {
         String::from_utf8_lossy(&content(&self.firmware_log)).into_owned()
+    }
+
+    /// QEMU's process id.
+    pub fn process_id(&self) -> u32 {
+        self.process.child.id()
     }
 
     /// Waits until QEMU exits, taking in what the guest still prints; `None` at the deadline.
@@ -180,6 +187,14 @@ impl Process {
         match first_ready(&[self.pidfd.as_fd()], deadline)? {
             Some(_) => Ok(Some(self.child.wait().context("waiting for QEMU")?)),
             None => Ok(None),
+        }
+    }
+
+    /// An error in talking to the program, or its own last words if it ended.
+    pub(super) fn explained(&mut self, error: anyhow::Error, deadline: Instant) -> anyhow::Error {
+        match self.wait(deadline.min(Instant::now() + Duration::from_secs(5))) {
+            Ok(Some(_)) => anyhow!("QEMU did not start:\n{}", self.messages()),
+            _ => error,
         }
     }
 
