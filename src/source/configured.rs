@@ -74,48 +74,52 @@ pub fn configured_tree(
     Ok(tree)
 }
 
-/// Paths (globs against `/path`) that maintainer scripts, dpkg and ldconfig write
-/// anew or differently on every run, found by installing the rescue set twice.
-/// The tree stage removes them; none is needed to run.
+/// Paths (globs against `/path`) that must not reach an image: they differ from
+/// run to run, name one machine, or record the installation. Nothing needs them.
+///
+/// Of the rescue set installed twice, as root and as a user, only the two files
+/// of nvme-cli differed; mmdebstrap itself removes logs, machine-id and caches.
+/// The rest is what other packages are known to leave.
 pub fn volatile_paths() -> &'static [&'static str] {
     &[
-        // Identity of one machine; an image must not carry one.
+        // The identity of one machine.
         "/etc/machine-id",
-        "/var/lib/dbus/machine-id",
-        "/var/lib/systemd/random-seed",
+        "/etc/nvme/hostid",
+        "/etc/nvme/hostnqn",
         "/etc/ssh/ssh_host_*_key*",
         "/etc/dropbear/dropbear_*_host_key*",
         "/etc/ssl/private/ssl-cert-snakeoil.key",
         "/etc/ssl/certs/ssl-cert-snakeoil.pem",
-        // Caches, with inode numbers and times inside.
+        "/var/lib/dbus/machine-id",
+        "/var/lib/systemd/random-seed",
+        "/var/lib/urandom/random-seed",
+        // Caches with inode numbers, times or the order of directories inside.
         "/var/cache/ldconfig/aux-cache",
         "/var/cache/apt/*.bin",
-        "/var/cache/apt/archives/lock",
-        "/var/cache/debconf/*-old",
-        "/var/cache/man/**",
-        "/var/cache/fontconfig/**",
-        "/usr/**/__pycache__/**",
-        "/usr/**/*.pyc",
-        // Copies of what stood there before the last change.
+        "/var/cache/fontconfig/*",
+        "/var/cache/man/*",
+        // Copies of what stood there before the last change: their state
+        // depends on the order in which packages were configured.
         "/etc/passwd-",
         "/etc/group-",
         "/etc/shadow-",
         "/etc/gshadow-",
         "/etc/subuid-",
         "/etc/subgid-",
+        "/var/cache/debconf/*-old",
         "/var/lib/dpkg/*-old",
+        // Locks and records of the installation.
+        "/var/cache/apt/archives/lock",
+        "/var/lib/apt/extended_states",
+        "/var/lib/apt/lists/lock",
         "/var/lib/dpkg/lock*",
         "/var/lib/dpkg/triggers/Lock",
-        "/var/lib/apt/lists/lock",
-        "/var/lib/apt/extended_states",
-        // Logs of the installation.
-        "/var/log/**",
-        // What the host or the build left behind.
-        "/etc/resolv.conf",
+        "/var/log/*.log",
+        "/var/log/apt/*",
+        "/var/log/bootstrap.log",
+        // From the building host.
         "/etc/hostname",
-        "/tmp/**",
-        "/var/tmp/**",
-        "/run/**",
+        "/etc/resolv.conf",
     ]
 }
 
@@ -316,4 +320,30 @@ fn namespace_obstacles() -> Vec<String> {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subordinate_ids_must_be_the_users_and_enough() {
+        for (text, expected) in [
+            ("", false),
+            ("user:100000:65536\n", true),
+            ("other:1:1\nuser:100000:65535", true),
+            ("user:100000:1000\n", false),
+            ("user:100000\nuser", false),
+            ("userx:100000:65536\n", false),
+        ] {
+            assert_eq!(has_subordinate_ids(text, "user"), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_failure_shows_what_dpkg_said_and_not_mmdebstraps_progress() {
+        let long = format!("E: {}", "x".repeat(400));
+        let stderr = format!("I: unpacking\nGet:1 copy: x\n\ndpkg: error processing package x\n{long}\n");
+        assert_eq!(failure_words(&stderr), format!("dpkg: error processing package x\n{}", &long[..300]));
+    }
 }
