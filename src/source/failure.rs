@@ -160,10 +160,7 @@ fn kind_of(words: &str) -> FailureKind {
         true => padded.contains(&format!(" {phrase} ")),
         false => padded.contains(phrase),
     };
-    PHRASES
-        .iter()
-        .find(|(_, phrases)| phrases.iter().any(|p| says(&p)))
-        .map_or(FailureKind::Other, |(kind, _)| *kind)
+    PHRASES.iter().find(|(_, phrases)| phrases.iter().any(says)).map_or(FailureKind::Other, |(kind, _)| *kind)
 }
 
 /// One `E:` or `W:` message with its continuation lines.

@@ -1,9 +1,9 @@
 //! Debian packages: resolution, download and unpacking against dpkg-deb and a signed archive of our own.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use liveiso::cache::Cache;
+use liveiso::host::Tool;
 use liveiso::plan::{Arch, Package, RootMode};
 use liveiso::source::{self, Archive, SecurityPolicy, Wanted};
 
@@ -54,7 +54,7 @@ fn real_packages_are_resolved_fetched_and_unpacked_as_dpkg_deb_does() {
         let mut tree = liveiso::tree::Tree::new();
         source::unpack_into(&mut tree, &cache, std::slice::from_ref(package)).unwrap();
         let tar = tempfile::NamedTempFile::new().unwrap();
-        let mut dpkg = Command::new("dpkg-deb");
+        let mut dpkg = Tool::new("dpkg-deb", "unpacking a second time").unwrap().into_command();
         dpkg.arg("--fsys-tarfile").arg(&paths[&package.sha256]).stdout(tar.reopen().unwrap());
         assert!(dpkg.status().unwrap().success());
         assert_eq!(liveiso::tree::listing(&tree).unwrap(), listing_by_python(tar.path()), "{}", package.name);
