@@ -9,15 +9,18 @@
 //! cannot read the caller's private directories. `setpriv --pdeathsig` ends
 //! mmdebstrap with us, however we die; on SIGTERM it removes its own tree. Only a
 //! SIGKILL of mmdebstrap itself leaves that tree, in the cache's work directory
-//! (swept by the next run) or, where others cannot enter that, in /var/tmp.
+//! (swept by the next run of the same user if that is root) or, where others
+//! cannot enter that, in /var/tmp; `mmdebstrap --unshare-helper rm -rf` removes it.
 //!
 //! Left out: undoing what differs from run to run; see [`volatile_paths`].
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
@@ -33,6 +36,10 @@ use crate::tree::{Tree, read_tar};
 /// Raised when the way of installing changes what comes out.
 const RECIPE: u32 = 1;
 const PURPOSE: &str = "installing packages with their maintainer scripts";
+
+/// Runs its arguments; on SIGTERM passes that to the whole process group (which
+/// is ours alone) and waits for mmdebstrap to remove its tree.
+const SUPERVISE: &str = r#"trap 'trap "" TERM; kill -TERM 0; wait; exit 143' TERM; "$0" "$@" & wait $!"#;
 
 /// What decides the result; the key of the cached stage.
 #[derive(Serialize)]
@@ -127,15 +134,22 @@ fn install(cache: &Cache, inputs: &Inputs<'_>, packages: &[Package], tar: &Path)
     let work = cache.work_dir()?;
     let repository = work.path.join("repository");
     flat_repository(cache, inputs, packages, &repository)?;
-    let output = command(inputs, packages, &repository, &temporary_dir(&work.path)?, tar)?.capture()?;
-    if output.status.success() {
+    let tool = command(inputs, packages, &repository, &temporary_dir(&work.path)?, tar)?;
+    // A file, not a pipe: writing to a pipe nobody reads would end mmdebstrap before it cleaned up.
+    let log_path = work.path.join("log");
+    let log = File::create(&log_path).with_context(|| format!("creating {}", log_path.display()))?;
+    let mut command = tool.into_command();
+    let status = command.process_group(0).stdout(Stdio::null()).stderr(log).status();
+    let status = status.context("starting mmdebstrap")?;
+    if status.success() {
         return Ok(());
     }
-    let mut words = failure_words(&String::from_utf8_lossy(&output.stderr));
+    let log = fs::read(&log_path).with_context(|| format!("reading {}", log_path.display()))?;
+    let mut words = failure_words(&String::from_utf8_lossy(&log));
     for obstacle in namespace_obstacles() {
         write!(words, "\n{obstacle}").expect("writing to a String");
     }
-    bail!("installing {} packages with mmdebstrap failed ({}):\n{words}", packages.len(), output.status)
+    bail!("installing {} packages with mmdebstrap failed ({status}):\n{words}", packages.len())
 }
 
 fn command(
@@ -166,7 +180,7 @@ fn command(
     let mut tool = Tool::new("setpriv", PURPOSE)?
         .env("SOURCE_DATE_EPOCH", inputs.timestamp.max(0).to_string())
         .env("TMPDIR", temporary)
-        .args(["--pdeathsig", "TERM"])
+        .args(["--pdeathsig", "TERM", "sh", "-c", SUPERVISE])
         .arg(program)
         .args(["--mode=unshare", "--variant=essential", "--format=tar", "--dpkgopt=force-unsafe-io"])
         .arg(format!("--architectures={}", inputs.arch.debian_name()))

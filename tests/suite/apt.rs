@@ -114,6 +114,7 @@ fn a_configured_root_has_exactly_the_pinned_packages() {
 
 /// A signed archive with the suites `t` and `t-security` and three tiny packages, below `$PWD`.
 const PUBLISH: &str = r#"
+umask 022
 export GNUPGHOME="$PWD/gpg" LC_ALL=C
 key() {
     mkdir -p -m 700 gpg
