@@ -25,6 +25,9 @@ use crate::plan::{AptSource, Arch};
 const NETWORK_SETTINGS: &[&str] =
     &["Acquire::http", "Acquire::https", "Acquire::socks", "Acquire::Retries", "Acquire::ForceIPv"];
 
+/// What the indexes of a release and its updates take, unpacked and as apt's binary cache (bytes).
+const INDEX_SPACE: u64 = 200 << 20;
+
 /// apt's private state for one architecture and list of sources, locked while this lives.
 #[derive(Debug)]
 pub struct Apt {
@@ -69,6 +72,7 @@ impl Apt {
     /// # Errors
     /// [`failure::ArchiveError`].
     pub fn update(&self) -> Result<()> {
+        check_space(&self.dir, INDEX_SPACE)?;
         let tool = self.tool("apt-get", "reading the package index")?;
         let output = tool.args(["update", "-qq", "--error-on=any"]).capture()?;
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -96,6 +100,21 @@ impl Apt {
         found.sort_by(|a, b| (rank(&a.1), &a.0).cmp(&(rank(&b.1), &b.0)));
         Ok(found)
     }
+}
+
+/// Refuses to start a download of `bytes` that has no room: on a full disk
+/// apt 2.6 waits for its http method for ever.
+///
+/// # Errors
+/// [`failure::ArchiveError`] of kind `DiskFull`.
+pub fn check_space(dir: &Path, bytes: u64) -> Result<()> {
+    let found =
+        rustix::fs::statvfs(dir).with_context(|| format!("reading the free space of {}", dir.display()))?;
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    if free >= bytes {
+        return Ok(());
+    }
+    Err(failure::no_space(dir, free, bytes).into())
 }
 
 /// Writes apt.conf, an empty dpkg database and the sources below `dir`; returns the path of apt.conf.

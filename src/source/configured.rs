@@ -9,15 +9,18 @@
 //! cannot read the caller's private directories. `setpriv --pdeathsig` ends
 //! mmdebstrap with us, however we die; on SIGTERM it removes its own tree. Only a
 //! SIGKILL of mmdebstrap itself leaves that tree, in the cache's work directory
-//! (swept by the next run) or, where others cannot enter that, in /var/tmp.
+//! (swept by the next run of the same user if that is root) or, where others
+//! cannot enter that, in /var/tmp; `mmdebstrap --unshare-helper rm -rf` removes it.
 //!
 //! Left out: undoing what differs from run to run; see [`volatile_paths`].
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
@@ -33,6 +36,10 @@ use crate::tree::{Tree, read_tar};
 /// Raised when the way of installing changes what comes out.
 const RECIPE: u32 = 1;
 const PURPOSE: &str = "installing packages with their maintainer scripts";
+
+/// Runs its arguments; on SIGTERM passes that to the whole process group (which
+/// is ours alone) and waits for mmdebstrap to remove its tree.
+const SUPERVISE: &str = r#"trap 'trap "" TERM; kill -TERM 0; wait; exit 143' TERM; "$0" "$@" & wait $!"#;
 
 /// What decides the result; the key of the cached stage.
 #[derive(Serialize)]
@@ -74,48 +81,52 @@ pub fn configured_tree(
     Ok(tree)
 }
 
-/// Paths (globs against `/path`) that maintainer scripts, dpkg and ldconfig write
-/// anew or differently on every run, found by installing the rescue set twice.
-/// The tree stage removes them; none is needed to run.
+/// Paths (globs against `/path`) that must not reach an image: they differ from
+/// run to run, name one machine, or record the installation. Nothing needs them.
+///
+/// Of the rescue set installed twice, as root and as a user, only the two files
+/// of nvme-cli differed; mmdebstrap itself removes logs, machine-id and caches.
+/// The rest is what other packages are known to leave.
 pub fn volatile_paths() -> &'static [&'static str] {
     &[
-        // Identity of one machine; an image must not carry one.
+        // The identity of one machine.
         "/etc/machine-id",
-        "/var/lib/dbus/machine-id",
-        "/var/lib/systemd/random-seed",
+        "/etc/nvme/hostid",
+        "/etc/nvme/hostnqn",
         "/etc/ssh/ssh_host_*_key*",
         "/etc/dropbear/dropbear_*_host_key*",
         "/etc/ssl/private/ssl-cert-snakeoil.key",
         "/etc/ssl/certs/ssl-cert-snakeoil.pem",
-        // Caches, with inode numbers and times inside.
+        "/var/lib/dbus/machine-id",
+        "/var/lib/systemd/random-seed",
+        "/var/lib/urandom/random-seed",
+        // Caches with inode numbers, times or the order of directories inside.
         "/var/cache/ldconfig/aux-cache",
         "/var/cache/apt/*.bin",
-        "/var/cache/apt/archives/lock",
-        "/var/cache/debconf/*-old",
-        "/var/cache/man/**",
-        "/var/cache/fontconfig/**",
-        "/usr/**/__pycache__/**",
-        "/usr/**/*.pyc",
-        // Copies of what stood there before the last change.
+        "/var/cache/fontconfig/*",
+        "/var/cache/man/*",
+        // Copies of what stood there before the last change: their state
+        // depends on the order in which packages were configured.
         "/etc/passwd-",
         "/etc/group-",
         "/etc/shadow-",
         "/etc/gshadow-",
         "/etc/subuid-",
         "/etc/subgid-",
+        "/var/cache/debconf/*-old",
         "/var/lib/dpkg/*-old",
+        // Locks and records of the installation.
+        "/var/cache/apt/archives/lock",
+        "/var/lib/apt/extended_states",
+        "/var/lib/apt/lists/lock",
         "/var/lib/dpkg/lock*",
         "/var/lib/dpkg/triggers/Lock",
-        "/var/lib/apt/lists/lock",
-        "/var/lib/apt/extended_states",
-        // Logs of the installation.
-        "/var/log/**",
-        // What the host or the build left behind.
-        "/etc/resolv.conf",
+        "/var/log/*.log",
+        "/var/log/apt/*",
+        "/var/log/bootstrap.log",
+        // From the building host.
         "/etc/hostname",
-        "/tmp/**",
-        "/var/tmp/**",
-        "/run/**",
+        "/etc/resolv.conf",
     ]
 }
 
@@ -123,15 +134,22 @@ fn install(cache: &Cache, inputs: &Inputs<'_>, packages: &[Package], tar: &Path)
     let work = cache.work_dir()?;
     let repository = work.path.join("repository");
     flat_repository(cache, inputs, packages, &repository)?;
-    let output = command(inputs, packages, &repository, &temporary_dir(&work.path)?, tar)?.capture()?;
-    if output.status.success() {
+    let tool = command(inputs, packages, &repository, &temporary_dir(&work.path)?, tar)?;
+    // A file, not a pipe: writing to a pipe nobody reads would end mmdebstrap before it cleaned up.
+    let log_path = work.path.join("log");
+    let log = File::create(&log_path).with_context(|| format!("creating {}", log_path.display()))?;
+    let mut command = tool.into_command();
+    let status = command.process_group(0).stdout(Stdio::null()).stderr(log).status();
+    let status = status.context("starting mmdebstrap")?;
+    if status.success() {
         return Ok(());
     }
-    let mut words = failure_words(&String::from_utf8_lossy(&output.stderr));
+    let log = fs::read(&log_path).with_context(|| format!("reading {}", log_path.display()))?;
+    let mut words = failure_words(&String::from_utf8_lossy(&log));
     for obstacle in namespace_obstacles() {
         write!(words, "\n{obstacle}").expect("writing to a String");
     }
-    bail!("installing {} packages with mmdebstrap failed ({}):\n{words}", packages.len(), output.status)
+    bail!("installing {} packages with mmdebstrap failed ({status}):\n{words}", packages.len())
 }
 
 fn command(
@@ -162,7 +180,7 @@ fn command(
     let mut tool = Tool::new("setpriv", PURPOSE)?
         .env("SOURCE_DATE_EPOCH", inputs.timestamp.max(0).to_string())
         .env("TMPDIR", temporary)
-        .args(["--pdeathsig", "TERM"])
+        .args(["--pdeathsig", "TERM", "sh", "-c", SUPERVISE])
         .arg(program)
         .args(["--mode=unshare", "--variant=essential", "--format=tar", "--dpkgopt=force-unsafe-io"])
         .arg(format!("--architectures={}", inputs.arch.debian_name()))
@@ -316,4 +334,30 @@ fn namespace_obstacles() -> Vec<String> {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subordinate_ids_must_be_the_users_and_enough() {
+        for (text, expected) in [
+            ("", false),
+            ("user:100000:65536\n", true),
+            ("other:1:1\nuser:100000:65535", true),
+            ("user:100000:1000\n", false),
+            ("user:100000\nuser", false),
+            ("userx:100000:65536\n", false),
+        ] {
+            assert_eq!(has_subordinate_ids(text, "user"), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_failure_shows_what_dpkg_said_and_not_mmdebstraps_progress() {
+        let long = format!("E: {}", "x".repeat(400));
+        let stderr = format!("I: unpacking\nGet:1 copy: x\n\ndpkg: error processing package x\n{long}\n");
+        assert_eq!(failure_words(&stderr), format!("dpkg: error processing package x\n{}", &long[..300]));
+    }
 }

@@ -3,6 +3,8 @@
 //! apt has one exit code (100) for every failure. It runs in the C locale, so
 //! its messages are fixed strings; what is not recognised is passed on as it is.
 
+use std::path::Path;
+
 use crate::plan::AptSource;
 
 /// The kinds of failure that callers or users react to differently, gravest first.
@@ -158,10 +160,7 @@ fn kind_of(words: &str) -> FailureKind {
         true => padded.contains(&format!(" {phrase} ")),
         false => padded.contains(phrase),
     };
-    PHRASES
-        .iter()
-        .find(|(_, phrases)| phrases.iter().any(|p| says(&p)))
-        .map_or(FailureKind::Other, |(kind, _)| *kind)
+    PHRASES.iter().find(|(_, phrases)| phrases.iter().any(says)).map_or(FailureKind::Other, |(kind, _)| *kind)
 }
 
 /// One `E:` or `W:` message with its continuation lines.
@@ -219,6 +218,17 @@ pub fn of_download(stderr: &str, object: &str) -> ArchiveError {
     ArchiveError { kind, object: object.to_string(), words: shortened(words), suites: Vec::new() }
 }
 
+/// A download that would not fit.
+pub fn no_space(dir: &Path, free: u64, wanted: u64) -> ArchiveError {
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    ArchiveError {
+        kind: FailureKind::DiskFull,
+        object: dir.display().to_string(),
+        words: format!("{} MiB are free, {} MiB are needed", free >> 20, mib(wanted)),
+        suites: Vec::new(),
+    }
+}
+
 /// Reads a failed resolution: the listed conflicts, else apt's error.
 pub fn of_resolution(output: &str, object: &str) -> ArchiveError {
     let unmet: Vec<String> = output
@@ -244,11 +254,15 @@ fn concerns(message: &str, source: &AptSource) -> bool {
         || message.contains(&format!("{uri}/ {} ", source.suite))
 }
 
-/// Without the list of hashes and the server's address, which help nobody decide.
+/// Without the list of hashes and addresses, which the object names or nobody needs.
 fn shortened(words: &str) -> String {
+    let words = match words.strip_prefix("Failed to fetch ") {
+        Some(rest) => rest.split_once(' ').map_or(rest, |(_uri, reason)| reason),
+        None => words,
+    };
     let end = [" [IP: ", "; Hashes of expected file"].iter().filter_map(|cut| words.find(cut)).min();
     let words = &words[..end.unwrap_or(words.len())];
-    words.split_whitespace().collect::<Vec<_>>().join(" ")
+    words.split_whitespace().collect::<Vec<_>>().join(" ").trim_end_matches('.').to_string()
 }
 
 #[cfg(test)]
@@ -274,6 +288,30 @@ E: Failed to fetch http://m/debian-security/dists/bookworm-security/main/binary-
    Release file created at: Fri, 20 Nov 2026 00:12:41 +0000
 E: Some index files failed to download. They have been ignored, or old ones used instead.
 ";
+
+    #[test]
+    fn phrases_that_no_test_can_provoke_are_known() {
+        let fetch = "E: Failed to fetch http://m/debian/dists/bookworm/InRelease  ";
+        for (words, kind) in [
+            ("Error writing to file - write (28: No space left on device)", FailureKind::DiskFull),
+            ("Could not resolve 'm'", FailureKind::NoAnswer),
+            ("Temporary failure resolving 'm'", FailureKind::NoAnswer),
+            ("Connection timed out [IP: 192.0.2.1 80]", FailureKind::NoAnswer),
+            ("503  Service Unavailable [IP: 192.0.2.1 80]", FailureKind::NoAnswer),
+            ("404  Not Found [IP: 192.0.2.1 80]", FailureKind::NotFound),
+            (
+                "File has unexpected size (1 != 2). Mirror sync in progress? [IP: 192.0.2.1 80]",
+                FailureKind::Mismatch,
+            ),
+            ("something new", FailureKind::Other),
+        ] {
+            assert_eq!(of_update(&format!("{fetch}{words}\n"), &sources()).kind, kind, "{words}");
+        }
+        assert_eq!(
+            no_space(Path::new("/c"), 3 << 20, (4 << 20) + 1).to_string(),
+            "/c: there is no space left for the download (3 MiB are free, 5 MiB are needed); free some space or choose another cache directory"
+        );
+    }
 
     #[test]
     fn a_mismatch_names_the_suites_it_is_about() {

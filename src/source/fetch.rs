@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::apt::write_state;
+use super::apt::{check_space, write_state};
 use super::failure;
 use crate::cache::{Cache, digest_file};
 use crate::host::Tool;
@@ -49,6 +49,7 @@ pub fn fetch(
             missing.push(*package);
         }
     }
+    missing.sort();
     if let (true, Some(first)) = (offline, missing.first()) {
         bail!(
             "package {} {}: it is not in the cache (nor are {} others), and downloading was not allowed; build once with a network",
@@ -56,6 +57,9 @@ pub fn fetch(
             first.version,
             missing.len() - 1
         );
+    }
+    if !missing.is_empty() {
+        check_space(&cache.subdir("debs"), missing.iter().map(|p| p.size).sum())?;
     }
     for batch in missing.chunks(BATCH) {
         download(cache, arch, sources, batch)?;
@@ -90,6 +94,7 @@ fn download(cache: &Cache, arch: Arch, sources: &[AptSource], packages: &[&Packa
     let mut failed = None;
     for package in packages {
         let arrived = work.path.join(format!("{}.deb", package.sha256));
+        own_copy(&arrived)?;
         if is_intact(&arrived, package)? {
             let target = deb_path(cache, package);
             fs::rename(&arrived, &target)
@@ -107,6 +112,16 @@ fn download(cache: &Cache, arch: Arch, sources: &[AptSource], packages: &[&Packa
         &format!("package {} {}", package.name, package.version),
     )
     .into())
+}
+
+/// From a `file:` mirror apt gives a link to the mirror's file; the store holds files of its own.
+fn own_copy(path: &Path) -> Result<()> {
+    if !path.is_symlink() {
+        return Ok(());
+    }
+    let copy = path.with_extension("copy");
+    fs::copy(path, &copy).with_context(|| format!("copying {}", path.display()))?;
+    fs::rename(&copy, path).with_context(|| format!("renaming {}", copy.display()))
 }
 
 /// The part of apt's messages that is about one package, or all of them.

@@ -203,3 +203,166 @@ fn looks_like_debian(uri: &str, signed_by: &str) -> bool {
     let ours = signed_by.is_empty() || signed_by.contains("debian-archive");
     ours && !uri.starts_with("cdrom:") && uri.contains(':') && matches!(last, "debian" | "debian-security")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(pairs: &[(&str, &str)]) -> Vec<Known> {
+        pairs.iter().map(|(uri, suite)| Known { uri: uri.to_string(), suite: suite.to_string() }).collect()
+    }
+
+    #[test]
+    fn one_line_sources_are_read() {
+        for (line, expected) in [
+            ("deb http://m/debian bookworm main", Some(("http://m/debian", "bookworm"))),
+            ("  deb\thttp://m/debian/ bookworm contrib main # note", Some(("http://m/debian/", "bookworm"))),
+            (
+                "deb [arch=amd64 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] https://m/debian-security s main",
+                Some(("https://m/debian-security", "s")),
+            ),
+            ("deb [ signed-by=/etc/apt/keyrings/docker.asc ] https://d/linux/debian bookworm main", None),
+            ("deb https://d/linux/debian bookworm stable", None),
+            ("deb https://p/apt cloud main", None),
+            ("deb cdrom:[Debian 12]/debian bookworm main", None),
+            ("deb-src http://m/debian bookworm main", None),
+            ("# deb http://m/debian bookworm main", None),
+            ("deb [unclosed http://m/debian bookworm main", None),
+            ("deb", None),
+            ("deb http://m/debian", None),
+            ("", None),
+        ] {
+            assert_eq!(from_lines(line), known(expected.as_slice()), "{line}");
+        }
+    }
+
+    #[test]
+    fn deb822_sources_are_read() {
+        let text = "\
+# comment
+Types: deb deb-src
+URIs: http://m/debian
+ http://n/debian
+Suites: bookworm
+# in between
+ bookworm-updates
+Components: main contrib
+
+Enabled: no
+Types: deb
+URIs: http://off/debian
+Suites: x
+Components: main
+
+Types: deb
+URIs: https://third/debian
+Suites: bookworm
+Components: main
+Signed-By:
+ -----BEGIN PGP PUBLIC KEY BLOCK-----
+";
+        let expected = known(&[
+            ("http://m/debian", "bookworm"),
+            ("http://m/debian", "bookworm-updates"),
+            ("http://n/debian", "bookworm"),
+            ("http://n/debian", "bookworm-updates"),
+        ]);
+        assert_eq!(from_stanzas(text), expected);
+    }
+
+    #[test]
+    fn files_are_read_in_apts_order() {
+        let etc = tempfile::tempdir().unwrap();
+        let parts = etc.path().join("sources.list.d");
+        assert_eq!(from_files(etc.path()).unwrap(), []);
+        std::fs::create_dir(&parts).unwrap();
+        std::fs::write(etc.path().join("sources.list"), "deb http://a/debian s main").unwrap();
+        std::fs::write(parts.join("z.list"), "deb http://z/debian s main").unwrap();
+        std::fs::write(
+            parts.join("b.sources"),
+            "Types: deb\nURIs: http://b/debian\nSuites: s\nComponents: main",
+        )
+        .unwrap();
+        std::fs::write(parts.join("old.save"), "deb http://x/debian s main").unwrap();
+        let expected = known(&[("http://a/debian", "s"), ("http://b/debian", "s"), ("http://z/debian", "s")]);
+        assert_eq!(from_files(etc.path()).unwrap(), expected);
+    }
+
+    #[test]
+    fn only_debian_counts_among_index_targets() {
+        let listed = "Debian\thttp://m/debian/\tbookworm\nNode\thttp://n/\tnodistro\nDebian\tcdrom:[x]/\tbookworm\nDebian\n";
+        assert_eq!(from_index_targets(listed), known(&[("http://m/debian/", "bookworm")]));
+    }
+
+    #[test]
+    fn mirrors_are_chosen_by_suite_then_by_kind() {
+        use SecurityPolicy::{None as Without, Preferred, Required};
+        let bookworm =
+            known(&[("http://m/debian/", "bookworm"), ("http://m/debian-security/", "bookworm-security")]);
+        let trixie = known(&[("http://t/debian", "trixie"), ("http://t/sec", "trixie-security")]);
+        let plain = known(&[("http://m/debian", "bookworm")]);
+        let (m, u, s) = ("http://m/debian bookworm", "http://m/debian bookworm-updates", "bookworm-security");
+        for (known, policy, mirror, security_mirror, expected, left_out) in [
+            (
+                &bookworm,
+                Preferred,
+                None,
+                None,
+                vec![m.into(), u.into(), format!("http://m/debian-security {s}")],
+                "",
+            ),
+            (&bookworm, Without, None, None, vec![m.into(), u.into()], ""),
+            (
+                &trixie,
+                Required,
+                None,
+                None,
+                vec![
+                    "http://t/debian bookworm".into(),
+                    "http://t/debian bookworm-updates".into(),
+                    format!("http://t/sec {s}"),
+                ],
+                "",
+            ),
+            (
+                &plain,
+                Preferred,
+                None,
+                None,
+                vec![m.into(), u.into()],
+                "bookworm-security: apt's sources name no mirror of it",
+            ),
+            (
+                &trixie,
+                Required,
+                Some("http://m/debian/"),
+                None,
+                vec![m.into(), u.into(), format!("http://m/debian-security {s}")],
+                "",
+            ),
+            (
+                &trixie,
+                Required,
+                Some("http://m/debian"),
+                Some("http://s"),
+                vec![m.into(), u.into(), format!("http://s {s}")],
+                "",
+            ),
+        ] {
+            let found = choose(known, "bookworm", &["main".into()], policy, mirror, security_mirror).unwrap();
+            let shown: Vec<String> = found.sources.iter().map(|s| format!("{} {}", s.uri, s.suite)).collect();
+            assert_eq!((shown, found.left_out.join("")), (expected, left_out.to_string()));
+        }
+        let refused = |known: &[Known], policy| {
+            choose(known, "bookworm", &["main".into()], policy, None, None).unwrap_err().to_string()
+        };
+        assert_eq!(
+            refused(&[], Without),
+            "suite bookworm: apt's sources name no Debian mirror; name one in the profile, `mirror = \"http://…/debian\"`"
+        );
+        assert_eq!(
+            refused(&plain, Required),
+            "suite bookworm-security: apt's sources name no mirror of it, and the profile says `security = \"required\"`; name one with `security-mirror`"
+        );
+    }
+}

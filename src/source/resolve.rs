@@ -9,6 +9,7 @@ use super::failure::{self, ArchiveError, FailureKind};
 use super::host::SecurityPolicy;
 use super::index::{self, Index};
 use crate::cache::Cache;
+use crate::host::Tool;
 use crate::plan::{AptSource, Arch, Package, Packages, RootMode};
 
 /// An archive whose index was brought up to date and verified.
@@ -154,18 +155,22 @@ impl Archive {
         if names.is_empty() && !essential {
             return Ok(Vec::new());
         }
-        let mut tool = self.apt.tool("apt-get", "resolving dependencies")?;
-        tool = tool.args(["install", "--print-uris", "-qq", "--yes", "--no-install-recommends"]);
+        let mut wishes: Vec<&str> = names.iter().map(String::as_str).collect();
         if essential {
-            tool = tool.arg("?essential");
+            wishes.push("?essential");
             // The root is merged from the start; the package that merges a running
             // system would bring all of perl.
             let merged = ["usr-is-merged", "usrmerge"].map(|name| self.index.contains(name));
             if merged == [true, true] && !names.iter().any(|name| name == "usrmerge") {
-                tool = tool.args(["usr-is-merged", "usrmerge-"]);
+                wishes.extend(["usr-is-merged", "usrmerge-"]);
             }
         }
-        self.printed(tool.args(names))
+        let install = |how: [&str; 2]| -> Result<Tool> {
+            let tool = self.apt.tool("apt-get", "resolving dependencies")?;
+            Ok(tool.args(["install", "--yes", "--no-install-recommends"]).args(how).args(&wishes))
+        };
+        // Quiet enough to be parsed, apt does not say what conflicts; ask again.
+        self.printed(install(["--print-uris", "-qq"])?, || install(["--simulate", "-q"]))
     }
 
     /// The newest version of each package, without dependencies.
@@ -174,8 +179,11 @@ impl Archive {
         if names.is_empty() {
             return Ok(Vec::new());
         }
-        let tool = self.apt.tool("apt-get", "choosing package versions")?;
-        self.printed(tool.args(["download", "--print-uris", "-qq"]).args(names))
+        let download = || -> Result<Tool> {
+            let tool = self.apt.tool("apt-get", "choosing package versions")?;
+            Ok(tool.args(["download", "--print-uris", "-qq"]).args(names))
+        };
+        self.printed(download()?, download)
     }
 
     /// Follows kernel metapackages to the images they stand for.
@@ -208,12 +216,15 @@ impl Archive {
         Ok(images.into_iter().collect())
     }
 
-    /// Runs apt with `--print-uris` and looks up what it chose.
-    fn printed(&self, tool: crate::host::Tool) -> Result<Vec<Package>> {
+    /// Runs apt with `--print-uris` and looks up what it chose; `explain` is the
+    /// call that tells why it could not choose.
+    fn printed(&self, tool: Tool, explain: impl Fn() -> Result<Tool>) -> Result<Vec<Package>> {
         let output = tool.capture()?;
         let stdout = String::from_utf8_lossy(&output.stdout);
         if !output.status.success() {
-            let all = format!("{stdout}\n{}", String::from_utf8_lossy(&output.stderr));
+            let output = explain()?.capture()?;
+            let all = [output.stdout, b"\n".to_vec(), output.stderr].concat();
+            let all = String::from_utf8_lossy(&all);
             let object = format!("packages for {}", self.arch.debian_name());
             return Err(failure::of_resolution(&all, &object).into());
         }
