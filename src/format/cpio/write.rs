@@ -20,11 +20,11 @@ pub fn write(tree: &Tree, out: &mut impl Write) -> Result<()> {
     write_by(tree, |_| 0, out)
 }
 
-/// As [`write`], members sorted by `rank` of their path first. Unpacking stops
+/// As [`write()`], members sorted by `rank` of their path first. Unpacking stops
 /// where memory ends, so the order decides what is there in that case.
 ///
 /// # Errors
-/// As [`write`], and a member ranked before its directory.
+/// As [`write()`], and a member ranked before its directory.
 pub fn write_by<K: Ord>(tree: &Tree, rank: impl Fn(&[u8]) -> K, out: &mut impl Write) -> Result<()> {
     let mut entries: Vec<Entry> = tree.walk().collect();
     entries.sort_by_key(|entry| rank(&entry.path));
