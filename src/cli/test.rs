@@ -76,7 +76,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     })?;
     if let Some(path) = &args.junit {
         let name = args.iso.file_name().unwrap_or_default().to_string_lossy();
-        std::fs::write(path, matrix::junit(&name, &cells)).with_context(|| format!("writing {}", path.display()))?;
+        std::fs::write(path, matrix::junit(&name, &cells))
+            .with_context(|| format!("writing {}", path.display()))?;
     }
     let text = if args.json {
         serde_json::to_string_pretty(&cells).context("serialising the results")? + "\n"

@@ -29,6 +29,15 @@ pub use resolve::{Archive, UnknownPackage, Wanted};
 pub use unpack::{unpack_into, unpacked_tree};
 
 /// TEMPORARY
-pub fn configured_tree(_: &crate::cache::Cache, _: &[crate::plan::Package], _: crate::plan::Arch, _: i64) -> anyhow::Result<crate::tree::Tree> { anyhow::bail!("not merged") }
+pub fn configured_tree(
+    _: &crate::cache::Cache,
+    _: &[crate::plan::Package],
+    _: crate::plan::Arch,
+    _: i64,
+) -> anyhow::Result<crate::tree::Tree> {
+    anyhow::bail!("not merged")
+}
 /// TEMPORARY
-pub fn volatile_paths() -> &'static [&'static str] { &[] }
+pub fn volatile_paths() -> &'static [&'static str] {
+    &[]
+}
