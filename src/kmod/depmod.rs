@@ -26,9 +26,8 @@ pub fn depmod(tree: &mut Tree, version: &str, mtime: i64) -> Result<()> {
 
 /// Every file by name.
 fn index_files(index: &ModuleIndex) -> Result<Vec<(&'static str, Vec<u8>)>> {
-    let all: Vec<ModuleId> = index.modules().map(|(id, _)| id).collect();
-    let edges = |id: ModuleId| index.get(id).depends.clone();
-    let dep = dep_text(index, &all, edges, |id| index.get(id).path.clone())?;
+    let edges: Edges = index.modules().map(|(id, module)| (id, module.depends.clone())).collect();
+    let dep = dep_text(index, &edges, |id| index.get(id).path.clone())?;
     let symbols = symbols(index);
     Ok(vec![
         ("modules.alias", alias_text(index).into_bytes()),
@@ -146,25 +145,21 @@ fn device_node(module: &IndexedModule) -> Option<(&str, String)> {
     };
     Some((name, aliases().find_map(|alias| number(alias))?))
 }
-/// The text of modules.dep for some modules: a line each, `path: needed…`, all
-/// that is needed in it, what must be loaded first at its end. `edges` gives
-/// the direct dependencies and `path` the name in the file.
+/// Modules and what each needs directly.
+pub type Edges = BTreeMap<ModuleId, Vec<ModuleId>>;
+
+/// The text of modules.dep: a line each, `path: needed…`, all that is needed in
+/// it, what must be loaded first at its end. `path` is the name in the file.
 ///
 /// # Errors
 /// Modules that need each other in a circle.
-pub fn dep_text(
-    index: &ModuleIndex,
-    modules: &[ModuleId],
-    edges: impl Fn(ModuleId) -> Vec<ModuleId>,
-    path: impl Fn(ModuleId) -> String,
-) -> Result<String> {
-    let edges: BTreeMap<ModuleId, Vec<ModuleId>> = modules.iter().map(|&id| (id, edges(id))).collect();
-    let rank = load_order(index, &edges)?;
+pub fn dep_text(index: &ModuleIndex, edges: &Edges, path: impl Fn(ModuleId) -> String) -> Result<String> {
+    let rank = load_order(index, edges)?;
     let mut text = String::new();
-    for &id in modules {
+    for &id in edges.keys() {
         text.push_str(&path(id));
         text.push(':');
-        let mut needed = reachable(id, &edges);
+        let mut needed = reachable(id, edges);
         needed.sort_by_key(|other| std::cmp::Reverse(rank[other]));
         for other in needed {
             text.push(' ');
@@ -176,10 +171,7 @@ pub fn dep_text(
 }
 
 /// Ranks modules so that each comes after all it needs.
-pub(super) fn load_order(
-    index: &ModuleIndex,
-    edges: &BTreeMap<ModuleId, Vec<ModuleId>>,
-) -> Result<BTreeMap<ModuleId, usize>> {
+fn load_order(index: &ModuleIndex, edges: &Edges) -> Result<BTreeMap<ModuleId, usize>> {
     // Depth-first with an explicit stack of (module, next edge).
     let mut rank = BTreeMap::new();
     for &top in edges.keys() {
@@ -209,7 +201,7 @@ pub(super) fn load_order(
 }
 
 /// Everything a module needs, directly or not, without itself.
-pub(super) fn reachable(id: ModuleId, edges: &BTreeMap<ModuleId, Vec<ModuleId>>) -> Vec<ModuleId> {
+pub fn reachable(id: ModuleId, edges: &Edges) -> Vec<ModuleId> {
     let mut seen = BTreeSet::from([id]);
     let mut pending = vec![id];
     while let Some(id) = pending.pop() {
@@ -221,4 +213,49 @@ pub(super) fn reachable(id: ModuleId, edges: &BTreeMap<ModuleId, Vec<ModuleId>>)
     }
     seen.remove(&id);
     seen.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kmod::testing::kernel;
+    use crate::tree::Kind;
+
+    #[test]
+    fn the_texts_of_a_small_kernel() {
+        let mut tree = kernel(&[
+            ("kernel/a.ko.zst", "depends=b,c|alias=x:*|alias=char-major-10-229|alias=devname:net/a"),
+            ("kernel/b.ko", "depends=c|softdep=pre: a"),
+            ("kernel/c.ko", "alias=block-major-9-*|alias=devname:c"),
+            ("kernel/d.ko", ""),
+        ]);
+        depmod(&mut tree, "6.1.0-t", 5).unwrap();
+        let text = |name: &str| {
+            let inode = tree.inode(tree.get(format!("usr/lib/modules/6.1.0-t/{name}").as_bytes()).unwrap());
+            let Kind::File(content) = &inode.kind else { panic!("{name}") };
+            assert_eq!((inode.mode, inode.mtime), (0o644, 5));
+            String::from_utf8(content.read_all().unwrap()).unwrap()
+        };
+        let dep = "kernel/a.ko.zst: kernel/b.ko kernel/c.ko\nkernel/b.ko: kernel/c.ko\nkernel/c.ko:\nkernel/d.ko:\n";
+        assert_eq!(text("modules.dep"), dep);
+        assert_eq!(text("modules.softdep").lines().last(), Some("softdep b pre: a"));
+        assert_eq!(text("modules.devname").lines().skip(1).collect::<Vec<_>>(), ["a net/a c10:229"]);
+        let aliases = ["x:* a", "char-major-10-229 a", "devname:net/a a", "block-major-9-* c", "devname:c c"];
+        let aliases = aliases.map(|alias| format!("alias {alias}"));
+        assert_eq!(text("modules.alias").lines().skip(1).collect::<Vec<_>>(), aliases);
+    }
+
+    #[test]
+    fn circles_are_named() {
+        let mut tree = kernel(&[
+            ("kernel/a.ko", "depends=b"),
+            ("kernel/b.ko", "depends=c"),
+            ("kernel/c.ko", "depends=b"),
+        ]);
+        let error = format!("{:#}", depmod(&mut tree, "6.1.0-t", 0).unwrap_err());
+        assert_eq!(
+            error,
+            "indexing the modules of 6.1.0-t: kernel modules need each other in a circle: b, c"
+        );
+    }
 }

@@ -70,7 +70,7 @@ pub fn configured_tree(
         check_installed(&tar, packages)
     })?;
     let mut tree = Tree::new();
-    read_tar(&mut tree, &output.path("root.tar"), "configured packages")?;
+    read_tar(&mut tree, &output.open("root.tar")?, "configured packages")?;
     Ok(tree)
 }
 

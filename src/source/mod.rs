@@ -27,17 +27,3 @@ pub use host::{DEBIAN_KEYRING, HostSources, SecurityPolicy, host_sources};
 pub use index::{Candidate, Index};
 pub use resolve::{Archive, UnknownPackage, Wanted};
 pub use unpack::{unpack_into, unpacked_tree};
-
-/// TEMPORARY
-pub fn configured_tree(
-    _: &crate::cache::Cache,
-    _: &[crate::plan::Package],
-    _: crate::plan::Arch,
-    _: i64,
-) -> anyhow::Result<crate::tree::Tree> {
-    anyhow::bail!("not merged")
-}
-/// TEMPORARY
-pub fn volatile_paths() -> &'static [&'static str] {
-    &[]
-}

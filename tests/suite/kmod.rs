@@ -197,7 +197,7 @@ fn same_dependencies(index: &ModuleIndex, ours: &Path, theirs: &Path) {
         let (mut ours, mut theirs) = (ours.into_iter(), theirs.into_iter());
         for name in names {
             let module = index.get(index.find(name).unwrap());
-            let mut upto = |lines: &mut std::vec::IntoIter<String>| {
+            let upto = |lines: &mut std::vec::IntoIter<String>| {
                 let mut shown = Vec::new();
                 for line in lines.by_ref() {
                     let last = line == module.path;

@@ -11,9 +11,12 @@ mod check;
 mod compress;
 mod data;
 mod directory;
+mod image;
 mod inode;
 mod layout;
 mod metadata;
+mod read;
+mod read_inode;
 mod workers;
 mod write;
 mod xattr;
@@ -22,6 +25,7 @@ use std::num::NonZeroUsize;
 
 pub use cache::BlockCache;
 pub use compress::{default_level, levels};
+pub use read::read;
 pub use write::write;
 
 use crate::plan::Compression;
