@@ -1,0 +1,299 @@
+//! /init and the shell programs of the live root, on the host: shellcheck, and
+//! the functions that need no kernel, run by the shell they are written for.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use liveiso::host::Tool;
+use tempfile::TempDir;
+
+const INIT: &str = "src/initramfs/init";
+
+/// Every shell program and part of the repository.
+fn shell_files() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for dir in [".ci", "airootfs", "efiboot", "profiles", "src", "tests"] {
+        collect(Path::new(dir), &mut found);
+    }
+    found.extend(fs::read_dir(".").unwrap().map(|e| e.unwrap().path()).filter(|p| is_shell(p)));
+    found.sort();
+    found
+}
+
+fn collect(dir: &Path, found: &mut Vec<PathBuf>) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries {
+        let path = entry.unwrap().path();
+        if path.is_symlink() {
+            continue;
+        }
+        if path.is_dir() {
+            collect(&path, found);
+        } else if is_shell(&path) {
+            found.push(path);
+        }
+    }
+}
+
+fn is_shell(path: &Path) -> bool {
+    path.is_file()
+        && (path.extension().is_some_and(|e| e == "sh")
+            || path.ends_with("etc/profile")
+            || fs::read(path).is_ok_and(|bytes| bytes.starts_with(b"#!/bin/sh\n")))
+}
+
+#[test]
+fn shellcheck_has_no_complaint() {
+    let files = shell_files();
+    for expected in
+        ["src/initramfs/init/init", "src/initramfs/init/menu.sh", "airootfs/etc/rc", "airootfs/usr/sbin/net"]
+    {
+        assert!(files.iter().any(|f| f.strip_prefix(".").unwrap_or(f) == Path::new(expected)), "{expected}");
+    }
+    let output =
+        Tool::new("shellcheck", "checking /init").unwrap().args(["-s", "sh"]).args(&files).capture().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+/// Ventoy puts its hook in front of a line that is exactly this one.
+#[test]
+fn init_has_the_line_ventoy_looks_for() {
+    let text = fs::read_to_string(Path::new(INIT).join("init")).unwrap();
+    assert_eq!(text.lines().filter(|line| *line == "mountroot").count(), 1);
+}
+
+/// Runs `script` in busybox ash with the parts of /init sourced and a private
+/// directory in place of /run; returns what it prints.
+fn in_init(dir: &Path, script: &str) -> String {
+    let dir = dir.display();
+    let parts = ["say", "options", "probe", "medium", "memory", "root"]
+        .map(|part| format!(". {INIT}/{part}.sh\n"))
+        .concat();
+    let whole = format!("LIBRARY={INIT}\n{parts}LIVE={dir}; LOG={dir}/log; SEEN={dir}/seen\n{script}\n");
+    let output = Tool::new("busybox", "running /init's functions").unwrap().args(["ash", "-c", &whole]);
+    let output = output.capture().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{script}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+#[test]
+fn words_of_the_command_line() {
+    let dir = TempDir::new().unwrap();
+    for (line, words) in [
+        ("", ""),
+        ("  a\tb  ", "a\nb\n"),
+        (r#"findiso="/my iso.iso" quiet"#, "findiso=/my iso.iso\nquiet\n"),
+        (r#""findiso=/a  b.iso" x"#, "findiso=/a  b.iso\nx\n"),
+        (r#"a="" b"#, "a=\nb\n"),
+        (r#"open="a b"#, "open=a b\n"),
+        ("* $(reboot) `x` ;", "*\n$(reboot)\n`x`\n;\n"),
+    ] {
+        assert_eq!(in_init(dir.path(), &format!("split_words {}", quoted(line))), words, "{line}");
+    }
+}
+
+#[test]
+fn options_and_their_other_spellings() {
+    let dir = TempDir::new().unwrap();
+    let defaults: &[(&str, &str)] =
+        &[("opt_timeout", "60"), ("opt_init", "/sbin/init"), ("opt_zram", "auto")];
+    let table: &[(&str, &[(&str, &str)])] = &[
+        ("BOOT_IMAGE=/x console=tty0", defaults),
+        (r#"findiso="/my iso/a b.iso""#, &[("opt_iso", "/my iso/a b.iso")]),
+        ("iso-scan/filename=/a=b.iso", &[("opt_iso", "/a=b.iso")]),
+        ("img_dev=UUID=1-2 img_loop=/x.iso", &[("opt_iso_device", "UUID=1-2"), ("opt_iso", "/x.iso")]),
+        ("fromiso=/dev/sda1/d/x.iso", &[("opt_iso_device", "/dev/sda1"), ("opt_iso", "/d/x.iso")]),
+        ("toram", &[("opt_toram", "y")]),
+        ("copytoram=y toram=n", &[("opt_toram", "")]),
+        ("verify checksum=n", &[("opt_verify", "")]),
+        ("rootdelay=9", &[("opt_timeout", "9")]),
+        ("rootdelay=09", &[("opt_timeout", "60")]),
+        ("liveiso.timeout=x;y rootdelay=-1 rootdelay=99999999999", &[("opt_timeout", "60")]),
+        ("liveiso.zram=0", &[("opt_zram", "0")]),
+        ("cow_spacesize=256M", &[("opt_rw_size", "256M")]),
+        ("liveiso.rwsize=1g,exec", &[("opt_rw_size", "50%")]),
+        ("break", &[("opt_break", "media")]),
+        ("break=premount", &[("opt_break", "media")]),
+        ("rd.break=mountroot", &[("opt_break", "mount")]),
+        ("modprobe.blacklist=a,b_c;d module_blacklist=e-1", &[("opt_blacklist", " a  e-1 ")]),
+        ("modules=x,y", &[("opt_modules", " x y ")]),
+        ("init=/bin/sh", &[("opt_init", "/bin/sh")]),
+        ("init=sh", defaults),
+        ("single x 3 toram -- --log a=b", &[("opt_init_args", " single 3 --log a=b")]),
+        ("quiet debug loglevel=7", &[("opt_quiet", "1"), ("opt_debug", "1"), ("opt_loglevel", "1")]),
+    ];
+    for (line, expected) in table {
+        let print: String = expected.iter().map(|(name, _)| format!("echo \"{name}=${name}\"\n")).collect();
+        let found = in_init(dir.path(), &format!("read_options {}\n{print}", quoted(line)));
+        let wanted: String = expected.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+        assert_eq!(found, wanted, "{line}");
+    }
+}
+
+/// Runs a tool that makes an image.
+fn make(program: &str, args: &[&str], dir: &Path) {
+    let tool = Tool::new(program, "making a test image").unwrap();
+    let output = tool.args(args).current_dir(dir).capture().unwrap();
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn file_systems_are_told_by_their_magic() {
+    let dir = TempDir::new().unwrap();
+    let at = dir.path();
+    let sized = |name: &str, megabytes: u64| {
+        fs::File::create(at.join(name)).unwrap().set_len(megabytes << 20).unwrap();
+    };
+    for (name, megabytes) in [("ext2", 4), ("ext4", 8), ("fat12", 2), ("fat16", 16), ("fat32", 64)] {
+        sized(name, megabytes);
+    }
+    for (name, megabytes) in [("exfat", 8), ("swap", 1), ("mbr", 1), ("zero", 1), ("nothing", 0)] {
+        sized(name, megabytes);
+    }
+    make("mkfs.ext4", &["-q", "-O", "^has_journal", "ext2"], at);
+    make("mkfs.ext4", &["-q", "ext4"], at);
+    for bits in ["12", "16", "32"] {
+        make("mkfs.fat", &["-F", bits, &format!("fat{bits}")], at);
+    }
+    make("mkfs.exfat", &["exfat"], at);
+    make("mkswap", &["swap"], at);
+    fs::create_dir(at.join("tree")).unwrap();
+    fs::write(at.join("tree/file"), vec![1; 100_000]).unwrap();
+    make("mksquashfs", &["tree", "squashfs", "-quiet", "-no-progress"], at);
+    make("xorriso", &["-as", "mkisofs", "-quiet", "-V", "VOLUME_1", "-o", "iso", "tree"], at);
+    let mut mbr = vec![0; 1 << 20];
+    mbr[510..512].copy_from_slice(&[0x55, 0xaa]);
+    fs::write(at.join("mbr"), mbr).unwrap();
+    fs::write(at.join("short"), b"LUKS\xba\xbe").unwrap();
+
+    let names = "ext2 ext4 fat12 fat16 fat32 exfat swap mbr zero nothing squashfs iso short tree missing";
+    let script = format!("for n in {names}; do echo $n $(filesystem_type {}/$n); done", at.display());
+    let expected = "ext2 ext4\next4 ext4\nfat12 vfat\nfat16 vfat\nfat32 vfat\nexfat exfat\nswap swap\n\
+                    mbr partitioned\nzero unknown\nnothing empty\nsquashfs squashfs\niso iso9660\nshort LUKS\n\
+                    tree empty\nmissing empty\n";
+    assert_eq!(in_init(at, &script), expected);
+    assert_eq!(in_init(at, &format!("volume_id {}/iso", at.display())), "VOLUME_1");
+}
+
+/// Whatever the medium's marker says decides, and the reason is kept for the report.
+#[test]
+fn the_marker_decides() {
+    let dir = TempDir::new().unwrap();
+    let make = |path: &str| {
+        let path = dir.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "x").unwrap();
+    };
+    fs::create_dir(dir.path().join("empty")).unwrap();
+    make("ours/liveiso/aa.id");
+    make("ours/liveiso/i386/airootfs.sfs");
+    make("partial/liveiso/aa.id");
+    make("other/liveiso/bb.id");
+    make("other/liveiso/i386/airootfs.sfs");
+    let judge = |any_build: &str| {
+        let script = format!(
+            "BUILD_ID=aa; INSTALL_DIR=liveiso; IMAGE=i386/airootfs.sfs; MARKER=liveiso/aa.id
+            opt_any_build={any_build}
+            for d in empty ours partial other; do
+                verdict=; is_our_medium {}/$d && echo $d: yes || echo \"$d: $verdict\"
+            done",
+            dir.path().display()
+        );
+        in_init(dir.path(), &script)
+    };
+    let partial = "our medium, but liveiso/i386/airootfs.sfs is missing: copied only in part?";
+    assert_eq!(
+        judge(""),
+        format!("empty: no liveiso medium\nours: yes\npartial: {partial}\nother: another build: bb.id\n")
+    );
+    assert_eq!(judge("1"), format!("empty: no liveiso medium\nours: yes\npartial: {partial}\nother: yes\n"));
+}
+
+#[test]
+fn links_are_followed_inside_the_new_root() {
+    let dir = TempDir::new().unwrap();
+    let root = dir.path().join("root");
+    fs::create_dir_all(root.join("usr/sbin")).unwrap();
+    fs::write(root.join("usr/sbin/real"), "x").unwrap();
+    for (target, name) in [
+        ("usr/sbin", "sbin"),
+        ("/usr/sbin/real", "usr/sbin/init"),
+        ("../../../../sbin/real", "usr/sbin/up"),
+        ("loop", "loop"),
+    ] {
+        std::os::unix::fs::symlink(target, root.join(name)).unwrap();
+    }
+    let at = root.display();
+    for (path, expected) in [
+        ("/sbin/init", format!("{at}/usr/sbin/real\n")),
+        ("/sbin/up", format!("{at}/usr/sbin/real\n")),
+        ("/sbin/../sbin/./real", format!("{at}/usr/sbin/real\n")),
+        ("/loop", String::new()),
+        ("/missing", format!("{at}/missing\n")),
+    ] {
+        assert_eq!(in_init(dir.path(), &format!("resolve_in {at} {path}")), expected, "{path}");
+    }
+}
+
+/// Nothing is mounted with an option that lets the kernel write.
+#[test]
+fn mount_options_forbid_every_replay() {
+    let dir = TempDir::new().unwrap();
+    let script = "for t in ext4 xfs f2fs btrfs vfat exfat iso9660; do echo $t $(readonly_options $t); done";
+    let expected = "ext4 ro,noload\nxfs ro,norecovery\nf2fs ro,norecovery\nbtrfs ro,rescue=nologreplay\n\
+                    vfat ro\nexfat ro\niso9660 ro\n";
+    assert_eq!(in_init(dir.path(), script), expected);
+}
+
+/// Which devices get a driver in the live root.
+#[test]
+fn wanted_hardware() {
+    for (modalias, wanted) in [
+        ("pci:v00008086d00007010sv00001AF4sd00001100bc01sc01i80", true),
+        ("pci:v000010ECd00008139sv00001AF4sd00001100bc02sc00i00", true),
+        ("pci:v00008086d000024CDsv0sd0bc0Csc03i20", true),
+        ("pci:v00008086d00002415sv0sd0bc04sc01i00", false),
+        ("pci:v00001234d00001111sv00001AF4sd00001100bc03sc00i00", false),
+        ("usb:v0781p5567d0126dc00dsc00dp00ic08isc06ip50in00", true),
+        ("usb:v046Dp0825d0010dcEFdsc02dp01ic0Eisc01ip00in00", false),
+        ("acpi:PNP0C0C:", true),
+        ("acpi:PNP0103:", false),
+        ("scsi:t-0x05", true),
+        ("virtio:d00000001v00001AF4", true),
+        ("snd-hda", false),
+    ] {
+        let script = format!(". airootfs/usr/lib/liveiso/wanted.sh; wanted '{modalias}'");
+        let tool = Tool::new("busybox", "running wanted.sh").unwrap();
+        let status = tool.args(["ash", "-c", &script]).capture().unwrap().status;
+        assert_eq!(status.success(), wanted, "{modalias}");
+    }
+}
+
+/// The links the unpacked root needs because no maintainer script makes them.
+#[test]
+fn every_applet_link_is_an_applet() {
+    let list = Tool::new("busybox", "listing applets").unwrap().arg("--list").output().unwrap();
+    let applets: Vec<&str> = std::str::from_utf8(&list).unwrap().lines().collect();
+    let dirs = [
+        ("profiles/tiny/airootfs/usr/bin", 100, "busybox"),
+        ("profiles/tiny/airootfs/usr/sbin", 50, "../bin/busybox"),
+        ("profiles/rescue/airootfs/usr/sbin", 4, "../bin/busybox"),
+        ("profiles/rescue/airootfs/usr/lib/liveiso/applets", 150, "../../../bin/busybox"),
+    ];
+    for (dir, least, target) in dirs {
+        let links: Vec<PathBuf> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect();
+        assert!(links.len() >= least, "{dir}: {}", links.len());
+        for link in links {
+            assert_eq!(fs::read_link(&link).unwrap(), Path::new(target), "{}", link.display());
+            let name = link.file_name().unwrap().to_str().unwrap();
+            assert!(applets.contains(&name), "{}", link.display());
+        }
+    }
+    for needed in ["init", "poweroff", "reboot", "halt", "modprobe", "getty", "udhcpc", "uevent"] {
+        assert!(Path::new("profiles/tiny/airootfs/usr/sbin").join(needed).is_symlink(), "{needed}");
+    }
+}
