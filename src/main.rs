@@ -6,5 +6,8 @@ use clap::Parser;
 use liveiso::cli::Cli;
 
 fn main() -> ExitCode {
+    if let Err(error) = liveiso::interrupt::install() {
+        eprintln!("warning: {error:#}");
+    }
     Cli::parse().run().into()
 }

@@ -73,7 +73,17 @@ pub fn notes(output: &StageOutput) -> Result<Vec<String>> {
 fn tree(plan: &Plan, cache: &Cache, notes: &mut Vec<String>) -> Result<Tree> {
     let packages = &plan.packages;
     let mut tree = match plan.root.mode {
-        RootMode::Configured => source::configured_tree(cache, &packages.root, plan.arch, plan.timestamp)?,
+        RootMode::Configured => {
+            // No dpkg excludes: the tree is filtered below, where a change costs no new installation.
+            source::configured_tree(
+                cache,
+                plan.arch,
+                &plan.debian.suite,
+                &packages.root,
+                plan.timestamp,
+                &[],
+            )?
+        }
         RootMode::Unpacked => source::unpacked_tree(cache, plan.arch, &packages.root)?,
     };
     source::unpack_into(&mut tree, cache, &packages.kernel)?;
@@ -82,7 +92,7 @@ fn tree(plan: &Plan, cache: &Cache, notes: &mut Vec<String>) -> Result<Tree> {
         notes.push(format!("exclude pattern `{unused}` matches nothing\n"));
     }
     for version in kmod::kernel_versions(&tree) {
-        kmod::depmod(&mut tree, &version)
+        kmod::depmod(&mut tree, &version, plan.timestamp)
             .with_context(|| format!("indexing the modules of kernel {version}"))?;
     }
     for overlay in &plan.overlays {

@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::builder::PossibleValuesParser;
 
-use crate::format::squashfs::{Options, default_level, write};
+use crate::format::squashfs::{BlockCache, Options, default_level, write};
 use crate::plan::Compression;
-use crate::tree::{Content, Device, Kind, Meta, OriginId, Tree};
+use crate::tree::{Content, Device, Kind, Meta, OriginId, Tree, display_path};
 
-/// Write a directory as a squashfs image, with owners, modes and times as on disk
+/// Write a directory as a squashfs image, with owners, modes and times as on
+/// disk; only POSIX ACLs, which squashfs cannot hold, are left out
 #[derive(Debug, clap::Args)]
 pub struct SquashfsArgs {
     /// Directory to read
@@ -35,14 +36,21 @@ pub struct SquashfsArgs {
     /// Compressing threads; all cores when not given
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
+    /// Directory of compressed blocks of earlier runs
+    #[arg(long, value_name = "DIR")]
+    block_cache: Option<PathBuf>,
 }
+
+/// The block cache of `liveiso dev squashfs` keeps this much (bytes).
+const BLOCK_CACHE_SIZE: u64 = 8 << 30;
 
 /// Runs `liveiso dev squashfs` and prints the summary as JSON.
 ///
 /// # Errors
 /// What cannot be read, carried or written.
 pub fn squashfs(args: &SquashfsArgs) -> Result<()> {
-    let tree = read_directory(&args.source)?;
+    let mut tree = read_directory(&args.source)?;
+    drop_acls(&mut tree);
     let compression = match args.compression.as_str() {
         "gzip" => Compression::Gzip,
         "xz" => Compression::Xz,
@@ -50,17 +58,34 @@ pub fn squashfs(args: &SquashfsArgs) -> Result<()> {
         _ => Compression::Lz4,
     };
     let defaults = Options::new(compression);
+    let block_cache =
+        args.block_cache.as_ref().map(|dir| BlockCache::open(dir, BLOCK_CACHE_SIZE)).transpose()?;
     let options = Options {
         level: args.level.unwrap_or_else(|| default_level(compression)),
         block_size: args.block_size,
         jobs: args.jobs.unwrap_or(defaults.jobs),
         timestamp: tree.walk().map(|e| e.inode.mtime).max().unwrap_or_default(),
+        block_cache: block_cache.as_ref(),
         ..defaults
     };
     let out = File::create(&args.out).with_context(|| format!("creating {}", args.out.display()))?;
     let summary = write(&tree, &options, out).with_context(|| format!("writing {}", args.out.display()))?;
     println!("{}", serde_json::to_string(&summary).context("printing the summary")?);
     Ok(())
+}
+
+/// Removes POSIX ACLs, which squashfs cannot hold and real roots have (systemd's journal), and says so.
+fn drop_acls(tree: &mut Tree) {
+    let is_acl = |name: &[u8]| name.starts_with(b"system.posix_acl_");
+    let with_acls: Vec<_> = tree
+        .walk()
+        .filter(|e| e.inode.xattrs.keys().any(|name| is_acl(name)))
+        .map(|e| (e.id, display_path(&e.path)))
+        .collect();
+    for (id, path) in with_acls {
+        eprintln!("warning: squashfs cannot hold the ACL of `/{path}`; left out");
+        tree.inode_mut(id).xattrs.retain(|name, _| !is_acl(name));
+    }
 }
 
 /// `4096`, `128K` or `1M`.

@@ -3,11 +3,14 @@
 //! Data goes to standard output, messages to standard error. Finished artifacts
 //! are printed as paths, one a line.
 
+mod build;
 mod check;
-pub mod dev;
+mod dev;
 mod exit;
 mod plan;
+mod run;
 mod style;
+mod test;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -40,8 +43,19 @@ signature, 5 verification mismatch, 6 refused for safety, 130 interrupted.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Build(build::Args),
     Check(check::Args),
     Plan(plan::Args),
+    Run(run::Args),
+    Test(test::Args),
+    /// Run a part of the program on its own, for measuring.
+    #[command(subcommand)]
+    Dev(Dev),
+}
+
+#[derive(Debug, Subcommand)]
+enum Dev {
+    Squashfs(dev::SquashfsArgs),
 }
 
 impl Cli {
@@ -49,8 +63,12 @@ impl Cli {
     pub fn run(self) -> Exit {
         let color = self.color.is_wanted();
         let result = match self.command {
+            Command::Build(args) => build::run(&args, color),
             Command::Check(args) => check::run(&args, color),
             Command::Plan(args) => plan::run(&args, color),
+            Command::Run(args) => run::run(&args),
+            Command::Test(args) => test::run(&args),
+            Command::Dev(Dev::Squashfs(args)) => dev::squashfs(&args).map_err(Failure::from),
         };
         match result {
             Ok(()) => Exit::Done,

@@ -100,8 +100,10 @@ fn elf_machine(arch: Arch) -> u16 {
 
 fn add_modules(plan: &Plan, root: &Tree, tree: &mut Tree) -> Result<()> {
     let versions = kernel_versions(root);
-    let [version] = &versions[..] else {
-        bail!("the root has modules of {} kernels, not of one: {}", versions.len(), versions.join(", "));
+    let version = match &versions[..] {
+        [] => bail!("the root has modules of no kernel"),
+        [version] => version,
+        several => bail!("the root has modules of several kernels: {}; keep one", several.join(", ")),
     };
     let index = ModuleIndex::read(root, version)?;
     let wishes = requests(&plan.initramfs.modules, &plan.initramfs.optional_modules);
@@ -144,4 +146,163 @@ fn copy_builtin(
     let path = format!("{directory}/modules.builtin");
     tree.add_file(path.as_bytes(), content.clone(), meta, origin)?;
     Ok(())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::kmod::testing::{Bits, add_text, kernel, ko};
+    use crate::tree::listing;
+
+    /// A plan as the resolver would make it, for these modules.
+    fn plan(arch: &str, modules: &[&str]) -> Plan {
+        let plan = serde_json::json!({
+            "plan-version": 1, "iso-name": "t", "iso-version": "1", "iso-label": "LIVEISO_T",
+            "iso-publisher": "", "iso-application": "", "install-dir": "liveiso", "arch": arch,
+            "timestamp": 1000,
+            "debian": {"suite": "bookworm", "sources": [], "left-out": []},
+            "packages": {"root": [], "kernel": [], "loaders": [], "initramfs": []},
+            "root": {"mode": "unpacked", "exclude": [], "file-permissions": {},
+                     "image": {"compression": "zstd", "level": 15, "block-size": 131_072}},
+            "initramfs": {"compression": "zstd", "modules": modules, "optional-modules": ["ntfs3"]},
+            "boot": {"bootmodes": [], "title": "", "timeout": 0, "kernel-parameters": "", "serial": null},
+            "overlays": [], "efiboot": {},
+        });
+        serde_json::from_value(plan).unwrap()
+    }
+
+    fn root() -> Tree {
+        let mut root = kernel(&[
+            ("kernel/fs/fat/vfat.ko", "depends=fat|alias=fs-vfat"),
+            ("kernel/fs/fat/fat.ko.zst", ""),
+            ("kernel/fs/xfs.ko", "alias=fs-xfs"),
+        ]);
+        add_text(&mut root, "modules.builtin", "kernel/fs/ramfs.ko\n");
+        root
+    }
+
+    fn busybox(program: Vec<u8>) -> Tree {
+        let mut tree = Tree::new();
+        let origin = tree.add_origin("busybox-static");
+        tree.add_file(b"usr/bin/busybox", Content::bytes(program), Meta::mode(0o755), origin).unwrap();
+        tree
+    }
+
+    /// A whole small base tree.
+    pub(crate) fn small_base() -> Tree {
+        let busybox = busybox(ko(Bits::Elf32, &[], &[]));
+        base_tree(&plan("i386", &["vfat", "ramfs"]), &root(), &busybox, b"#!/bin/sh\n").unwrap()
+    }
+
+    #[test]
+    fn the_whole_base() {
+        let tree = small_base();
+        let listing = listing(&tree).unwrap();
+        let shown: String =
+            listing.lines().map(|line| format!("{}\n", line.split(" sha256").next().unwrap())).collect();
+        let expected = "\
+dir / 0755 0 0 mtime=1000
+dir /bin 0755 0 0 mtime=1000
+file /bin/busybox 0755 0 0 mtime=1000 size=289
+slink /bin/sh 0777 0 0 busybox mtime=1000
+dir /dev 0755 0 0 mtime=1000
+nod /dev/console 0600 0 0 c 5 1 mtime=1000
+dir /etc 0755 0 0 mtime=1000
+dir /etc/liveiso 0755 0 0 mtime=1000
+file /etc/liveiso/medium 0644 0 0 mtime=1000 size=61
+file /init 0755 0 0 mtime=1000 size=10
+dir /lib 0755 0 0 mtime=1000
+dir /lib/modules 0755 0 0 mtime=1000
+dir /lib/modules/6.1.0-t 0755 0 0 mtime=1000
+dir /lib/modules/6.1.0-t/kernel 0755 0 0 mtime=1000
+dir /lib/modules/6.1.0-t/kernel/fs 0755 0 0 mtime=1000
+dir /lib/modules/6.1.0-t/kernel/fs/fat 0755 0 0 mtime=1000
+file /lib/modules/6.1.0-t/kernel/fs/fat/fat.ko 0644 0 0 mtime=1000 size=289
+file /lib/modules/6.1.0-t/kernel/fs/fat/vfat.ko 0644 0 0 mtime=1000 size=315
+file /lib/modules/6.1.0-t/modules.alias 0644 0 0 mtime=1000 size=19
+file /lib/modules/6.1.0-t/modules.builtin 0644 0 0 mtime=1000 size=19
+file /lib/modules/6.1.0-t/modules.dep 0644 0 0 mtime=1000 size=66
+file /lib/modules/6.1.0-t/modules.softdep 0644 0 0 mtime=1000 size=0
+dir /newroot 0755 0 0 mtime=1000
+dir /proc 0555 0 0 mtime=1000
+dir /run 0755 0 0 mtime=1000
+dir /sbin 0755 0 0 mtime=1000
+slink /sbin/modprobe 0777 0 0 ../bin/busybox mtime=1000
+dir /sys 0555 0 0 mtime=1000
+dir /tmp 1777 0 0 mtime=1000
+";
+        assert_eq!(shown, expected);
+        let text = |path: &str| {
+            let Kind::File(content) = &tree.inode(tree.get(path.as_bytes()).unwrap()).kind else {
+                panic!("{path}")
+            };
+            String::from_utf8(content.read_all().unwrap()).unwrap()
+        };
+        assert_eq!(
+            text("etc/liveiso/medium"),
+            "INSTALL_DIR=liveiso\nIMAGE=i386/airootfs.sfs\nVOLUME=LIVEISO_T\n"
+        );
+        let dep = "kernel/fs/fat/fat.ko:\nkernel/fs/fat/vfat.ko: kernel/fs/fat/fat.ko\n";
+        assert_eq!(text("lib/modules/6.1.0-t/modules.dep"), dep);
+        assert_eq!(text("lib/modules/6.1.0-t/modules.alias"), "alias fs-vfat vfat\n");
+    }
+
+    #[test]
+    fn what_would_not_boot_is_refused() {
+        let good = || ko(Bits::Elf32, &[], &[]);
+        let refusal = |plan: &Plan, root: &Tree, program: Vec<u8>, init: &[u8]| {
+            format!("{:#}", base_tree(plan, root, &busybox(program), init).unwrap_err())
+        };
+        let init = b"#!/bin/sh\n";
+        let plain = plan("i386", &["vfat"]);
+        let mut dynamic = good();
+        // One program header of type PT_INTERP at the end of the file.
+        let at = (dynamic.len() as u32).to_le_bytes();
+        dynamic[28..32].copy_from_slice(&at);
+        dynamic[42..46].copy_from_slice(&[32, 0, 1, 0]);
+        dynamic.extend([3, 0, 0, 0]);
+        dynamic.extend([0; 28]);
+        let mut two = root();
+        let origin = two.add_origin("other kernel");
+        two.add_directory(b"usr/lib/modules/6.9", Meta::mode(0o755), origin).unwrap();
+        let mut spaced = plain.clone();
+        spaced.iso_label = "LIVE ISO".to_string();
+        let cases = [
+            (
+                refusal(&plain, &root(), b"#!/bin/sh".to_vec(), init),
+                "bin/busybox of busybox-static is too short for an ELF file",
+            ),
+            (
+                refusal(&plain, &root(), dynamic, init),
+                "bin/busybox is dynamically linked; the initramfs needs the one of busybox-static",
+            ),
+            (
+                refusal(&plan("amd64", &[]), &root(), good(), init),
+                "bin/busybox is for ELF machine 3, not for amd64",
+            ),
+            (
+                refusal(&plain, &root(), good(), b"echo"),
+                "the initramfs's /init does not begin with #!/bin/sh",
+            ),
+            (refusal(&plain, &Tree::new(), good(), init), "the root has modules of no kernel"),
+            (
+                refusal(&plain, &two, good(), init),
+                "the root has modules of several kernels: 6.1.0-t, 6.9; keep one",
+            ),
+            (
+                refusal(&spaced, &root(), good(), init),
+                "`LIVE ISO` cannot be a name on the medium: /init takes letters, digits and _",
+            ),
+            (
+                refusal(&plan("i386", &["vfatt", "xffs"]), &root(), good(), init),
+                "kernel 6.1.0-t lacks the modules `vfatt` (did you mean `vfat`?), `xffs` (did you mean `xfs`?); \
+                 correct the names or make them optional",
+            ),
+        ];
+        for (found, expected) in cases {
+            assert_eq!(found, expected);
+        }
+        let error = base_tree(&plain, &root(), &Tree::new(), init).unwrap_err();
+        assert_eq!(error.to_string(), "busybox-static has no bin/busybox");
+    }
 }

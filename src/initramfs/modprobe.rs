@@ -14,21 +14,23 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
 
-use crate::kmod::{ModuleId, ModuleIndex, dep_text};
+use crate::kmod::{Edges, ModuleId, ModuleIndex, dep_text, reachable};
 
-/// `modules.dep`: paths of plain modules, soft dependencies made hard.
+/// `modules.dep`: paths of plain modules, soft dependencies made hard unless
+/// that would close a circle.
 pub(super) fn modules_dep(index: &ModuleIndex, modules: &[ModuleId]) -> Result<String> {
     let included: BTreeSet<ModuleId> = modules.iter().copied().collect();
-    let edges = |id: ModuleId| {
-        let hard = index.get(id).depends.iter().copied();
-        let soft =
-            index.soft_dependencies(id).into_iter().filter(|&soft| !serves_some_processors(index, soft));
-        let mut all: Vec<ModuleId> = hard.chain(soft).filter(|other| included.contains(other)).collect();
-        all.sort();
-        all.dedup();
-        all
-    };
-    dep_text(index, modules, edges, |id| index.get(id).plain_path().to_string())
+    let hard = |id: ModuleId| index.get(id).depends.iter().copied().filter(|other| included.contains(other));
+    let mut edges: Edges = modules.iter().map(|&id| (id, hard(id).collect())).collect();
+    for &id in modules {
+        for soft in index.soft_dependencies(id) {
+            let usable = included.contains(&soft) && !serves_some_processors(index, soft);
+            if usable && !reachable(soft, &edges).contains(&id) {
+                edges.entry(id).or_default().push(soft);
+            }
+        }
+    }
+    dep_text(index, &edges, |id| index.get(id).plain_path().to_string())
 }
 
 fn serves_some_processors(index: &ModuleIndex, id: ModuleId) -> bool {
@@ -89,7 +91,37 @@ fn without_ranges(alias: &str) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::without_ranges;
+    use super::*;
+    use crate::kmod::testing::kernel;
+
+    #[test]
+    fn soft_dependencies_become_hard_where_that_is_safe() {
+        let tree = kernel(&[
+            ("kernel/crc32c-intel.ko", "alias=crypto-crc32c|alias=cpu:type:x86*"),
+            ("kernel/crc32c_generic.ko.zst", "alias=crypto-crc32c"),
+            ("kernel/ext4.ko", "depends=jbd2|softdep=pre: crypto-crc32c"),
+            ("kernel/jbd2.ko", "softdep=pre: crypto-crc32c post: ext4"),
+            ("kernel/ring1.ko", "softdep=pre: ring2"),
+            ("kernel/ring2.ko", "softdep=pre: ring1"),
+            ("kernel/uhci-hcd.ko", "depends=usbcore|softdep=pre: ehci_pci"),
+            ("kernel/usbcore.ko", ""),
+        ]);
+        let index = ModuleIndex::read(&tree, "6.1.0-t").unwrap();
+        let modules: Vec<ModuleId> = index.modules().map(|(id, _)| id).collect();
+        let expected = "\
+kernel/crc32c-intel.ko:
+kernel/crc32c_generic.ko:
+kernel/ext4.ko: kernel/jbd2.ko kernel/crc32c_generic.ko
+kernel/jbd2.ko: kernel/crc32c_generic.ko
+kernel/ring1.ko: kernel/ring2.ko
+kernel/ring2.ko:
+kernel/uhci-hcd.ko: kernel/usbcore.ko
+kernel/usbcore.ko:
+";
+        assert_eq!(modules_dep(&index, &modules).unwrap(), expected);
+        let expected = "softdep ext4 pre: crypto-crc32c\nsoftdep jbd2 pre: crypto-crc32c post: ext4\n";
+        assert_eq!(modules_softdep(&index, &modules[..4]), expected);
+    }
 
     #[test]
     fn ranges_are_spelt_out() {

@@ -62,7 +62,8 @@ impl std::fmt::Display for MissingModules {
                 write!(f, " (did you mean `{suggestion}`?)")?;
             }
         }
-        write!(f, "; correct the name{} or make it optional", if several { "s" } else { "" })
+        let (s, them) = if several { ("s", "them") } else { ("", "it") };
+        write!(f, "; correct the name{s} or make {them} optional")
     }
 }
 
@@ -174,5 +175,80 @@ impl ModuleIndex {
         let distances =
             self.names().chain(builtin).map(|name| (strsim::damerau_levenshtein(&wanted, name), name));
         distances.filter(|(distance, _)| *distance <= limit).min().map(|(_, name)| name.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kmod::testing::{add_text, kernel};
+
+    fn index() -> ModuleIndex {
+        let mut tree = kernel(&[
+            ("kernel/fs/ext4/ext4.ko", "depends=jbd2,mbcache|softdep=pre: crypto-crc32c nothing"),
+            ("kernel/fs/jbd2/jbd2.ko", "depends=|softdep=pre: crypto-crc32c"),
+            ("kernel/fs/mbcache.ko", ""),
+            ("kernel/crypto/crc32c_generic.ko", "alias=crypto-crc32c"),
+            ("kernel/arch/x86/crc32c-intel.ko", "alias=crypto-crc32c|alias=cpu:type:x86*"),
+            ("kernel/drivers/ata/libata.ko", "depends=scsi_mod"),
+            ("kernel/drivers/ata/pata_via.ko", "depends=libata"),
+            ("kernel/drivers/ata/pata_pcmcia.ko", "depends=libata,pcmcia"),
+            ("kernel/drivers/scsi/scsi_mod.ko", ""),
+            ("kernel/drivers/usb/a.ko", "softdep=pre: b"),
+            ("kernel/drivers/usb/b.ko", "softdep=pre: a"),
+        ]);
+        add_text(&mut tree, "modules.builtin", "kernel/drivers/virtio/virtio_pci.ko\n");
+        ModuleIndex::read(&tree, "6.1.0-t").unwrap()
+    }
+
+    fn closure(wishes: &[&str]) -> Result<Vec<String>, String> {
+        let index = index();
+        let requests: Vec<Request> = wishes
+            .iter()
+            .map(|wish| Request {
+                pattern: wish.trim_start_matches('?').to_string(),
+                optional: wish.starts_with('?'),
+            })
+            .collect();
+        let closure = index.closure(&requests).map_err(|e| e.to_string())?;
+        Ok(closure.modules.iter().map(|&id| index.get(id).name.clone()).collect())
+    }
+
+    #[test]
+    fn modules_come_after_all_they_need() {
+        let cases: [(&[&str], &[&str]); 6] = [
+            (&["ext4"], &["crc32c_intel", "crc32c_generic", "jbd2", "mbcache", "ext4"]),
+            (&["drivers/ata/pata_[!p]*"], &["scsi_mod", "libata", "pata_via"]),
+            (&["scsi-mod", "fs/*", "scsi_mod"], &["scsi_mod", "mbcache"]),
+            (&["crypto-crc32c"], &["crc32c_intel", "crc32c_generic"]),
+            (&["virtio-pci", "?ntfs3"], &[]),
+            (&["a"], &["b", "a"]),
+        ];
+        for (wishes, expected) in cases {
+            assert_eq!(closure(wishes).unwrap(), expected, "{wishes:?}");
+        }
+    }
+
+    #[test]
+    fn everything_missing_is_named_at_once() {
+        let cases: [(&[&str], &str); 3] = [
+            (
+                &["libatta", "ext4", "fs/nope*", "pata_pcmcia"],
+                "kernel 6.1.0-t lacks the modules `libatta` (did you mean `libata`?), `fs/nope*`, \
+                 `pcmcia` (needed by `pata_pcmcia`); correct the names or make them optional",
+            ),
+            (
+                &["virtio_pc"],
+                "kernel 6.1.0-t lacks the module `virtio_pc` (did you mean `virtio_pci`?); \
+                 correct the name or make it optional",
+            ),
+            (
+                &["zzzzzzzzz"],
+                "kernel 6.1.0-t lacks the module `zzzzzzzzz`; correct the name or make it optional",
+            ),
+        ];
+        for (wishes, message) in cases {
+            assert_eq!(closure(wishes).unwrap_err(), message);
+        }
     }
 }

@@ -112,6 +112,7 @@ impl<'a> Elf<'a> {
         let headers: Vec<(u32, Section<'a>)> = (0..u64::from(count))
             .map(|n| {
                 let at = table.checked_add(n * u64::from(entry_len)).ok_or(OUTSIDE)?;
+                self.slice(at, u64::from(entry_len))?;
                 self.section_header(at)
             })
             .collect::<Result<_, _>>()?;

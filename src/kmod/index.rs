@@ -186,9 +186,10 @@ fn module_files(tree: &Tree, directory: &str) -> Result<Vec<ModuleFile>> {
         match &tree.inode(id).kind {
             Kind::Directory(entries) => {
                 for (name, &child) in entries {
-                    let name = std::str::from_utf8(name.as_bytes()).ok().filter(|n| is_plain_word(n));
-                    let name = name.with_context(|| {
-                        format!("`{directory}/{path}` has a file whose name is not plain ASCII")
+                    let word = std::str::from_utf8(name.as_bytes()).ok().filter(|n| is_plain_word(n));
+                    let name = word.with_context(|| {
+                        let name = display_path(name.as_bytes());
+                        format!("`{directory}/{path}` has a file whose name is not plain ASCII without blanks: `{name}`")
                     })?;
                     let below = if path.is_empty() { name.to_string() } else { format!("{path}/{name}") };
                     pending.push((below, child));
@@ -331,4 +332,87 @@ fn builtin_aliases(tree: &Tree, path: &str) -> Result<Vec<(String, String)>> {
         }
     }
     Ok(aliases)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kmod::testing::{add_text, kernel};
+
+    fn paths(index: &ModuleIndex) -> Vec<&str> {
+        index.modules().map(|(_, m)| m.path.as_str()).collect()
+    }
+
+    #[test]
+    fn modules_come_in_the_order_of_modules_order() {
+        let mut tree = kernel(&[
+            ("kernel/a.ko", ""),
+            ("kernel/b-x.ko.zst", ""),
+            ("kernel/c.ko", ""),
+            ("build/d.txt", ""),
+            ("misc/z.ko", ""),
+        ]);
+        add_text(&mut tree, "modules.order", "kernel/c.ko\nkernel/b-x.ko\n");
+        let index = ModuleIndex::read(&tree, "6.1.0-t").unwrap();
+        assert_eq!(paths(&index), ["kernel/c.ko", "kernel/b-x.ko.zst", "kernel/a.ko", "misc/z.ko"]);
+        assert_eq!(index.names().collect::<Vec<_>>(), ["a", "b_x", "c", "z"]);
+        let found = index.find("b-x").unwrap();
+        assert_eq!(found, index.find("b_x").unwrap());
+        assert_eq!(index.get(found).plain_path(), "kernel/b-x.ko");
+        assert!(index.plain_module(&tree, found).unwrap().starts_with(b"\x7fELF"));
+    }
+
+    #[test]
+    fn updates_come_before_the_kernels_own() {
+        let tree = kernel(&[("kernel/net/r-x.ko", ""), ("updates/r_x.ko", ""), ("extra/r_x.ko", "")]);
+        assert_eq!(paths(&ModuleIndex::read(&tree, "6.1.0-t").unwrap()), ["updates/r_x.ko"]);
+        let tree = kernel(&[("kernel/net/r-x.ko", ""), ("extra/r_x.ko", "")]);
+        assert_eq!(paths(&ModuleIndex::read(&tree, "6.1.0-t").unwrap()), ["extra/r_x.ko"]);
+    }
+
+    #[test]
+    fn aliases_match_devices_and_names() {
+        let mut tree = kernel(&[
+            ("kernel/a.ko", "alias=pci:v00001000d*|alias=crypto-x-y"),
+            ("kernel/b.ko", "alias=pci:v0000100[0-3]d*"),
+        ]);
+        add_text(&mut tree, "modules.builtin", "kernel/fs/in-side.ko\n");
+        add_text(
+            &mut tree,
+            "modules.builtin.modinfo",
+            "inside.license=GPL\0inside.alias=fs-inside\0in.author=\u{e9}\0",
+        );
+        let index = ModuleIndex::read(&tree, "6.1.0-t").unwrap();
+        let names = |alias: &str| {
+            let found = index.find_alias(alias).into_iter();
+            found.map(|id| index.get(id).name.as_str()).collect::<Vec<_>>()
+        };
+        assert_eq!(names("pci:v00001000d00000001"), ["a", "b"]);
+        assert_eq!(names("pci:v00001002d00000001"), ["b"]);
+        assert_eq!(names("crypto_x-y"), ["a"]);
+        assert_eq!(names("usb:x"), Vec::<&str>::new());
+        for name in ["in_side", "in-side", "fs-inside"] {
+            assert!(index.is_builtin(name), "{name}");
+        }
+        assert!(!index.is_builtin("inside2"));
+        assert_eq!(index.builtin_aliases, [("fs-inside".to_string(), "inside".to_string())]);
+    }
+
+    #[test]
+    fn mistakes_name_the_kernel_or_the_file() {
+        let mut tree = kernel(&[("kernel/a.ko", "")]);
+        let refusal =
+            |tree: &Tree, version: &str| format!("{:#}", ModuleIndex::read(tree, version).unwrap_err());
+        assert_eq!(refusal(&tree, "5.0"), "kernel 5.0 has no modules in the tree (there are: 6.1.0-t)");
+        add_text(&mut tree, "kernel/b.ko", "junk");
+        assert_eq!(
+            refusal(&tree, "6.1.0-t"),
+            "reading module `usr/lib/modules/6.1.0-t/kernel/b.ko`: it is too short for an ELF file"
+        );
+        let spaced = kernel(&[("kernel/a b.ko", "")]);
+        assert_eq!(
+            refusal(&spaced, "6.1.0-t"),
+            "`usr/lib/modules/6.1.0-t/kernel` has a file whose name is not plain ASCII without blanks: `a b.ko`"
+        );
+    }
 }

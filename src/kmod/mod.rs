@@ -15,10 +15,12 @@ mod elf;
 mod fnmatch;
 mod index;
 mod module;
+#[cfg(test)]
+pub(crate) mod testing;
 mod trie;
 
 pub use closure::{Closure, MissingModule, MissingModules, Request};
-pub use depmod::{dep_text, depmod};
+pub use depmod::{Edges, dep_text, depmod, reachable};
 pub use elf::{Elf, ElfError};
 pub use fnmatch::fnmatch;
 pub use index::{IndexedModule, ModuleId, ModuleIndex, kernel_versions};

@@ -4,11 +4,16 @@ use std::io::Read;
 
 use anyhow::{Context, Result, anyhow, ensure};
 
+use liblzma::read::XzDecoder;
+use liblzma::stream::Stream;
+
 use super::elf::Elf;
 use crate::tree::display_path;
 
 /// No module comes near this when unpacked; more is a bomb.
 const MAX_MODULE_LEN: u64 = 256 << 20;
+/// Memory for unpacking xz; the kernel's build uses a dictionary of 2 MiB, Debian's 8 MiB.
+const MAX_DICTIONARY: u64 = 128 << 20;
 
 /// A module's `.modinfo` and exported symbols.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -126,22 +131,117 @@ pub fn normalized_name(name: &str) -> String {
 /// # Errors
 /// Damaged compression, and more than 256 MiB of content.
 pub fn decompressed(file: Vec<u8>) -> Result<Vec<u8>> {
-    let mut plain = Vec::new();
-    let limit = MAX_MODULE_LEN + 1;
     match &file[..file.len().min(6)] {
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => liblzma::read::XzDecoder::new(&file[..])
-            .take(limit)
-            .read_to_end(&mut plain)
-            .context("unpacking xz")?,
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => zstd::stream::read::Decoder::new(&file[..])
-            .and_then(|decoder| decoder.take(limit).read_to_end(&mut plain))
-            .context("unpacking zstd")?,
-        [0x1f, 0x8b, ..] => flate2::read::GzDecoder::new(&file[..])
-            .take(limit)
-            .read_to_end(&mut plain)
-            .context("unpacking gzip")?,
-        _ => return Ok(file),
-    };
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => {
+            let stream = Stream::new_stream_decoder(MAX_DICTIONARY, 0).context("preparing to unpack xz")?;
+            bounded(XzDecoder::new_stream(&file[..], stream)).context("unpacking xz")
+        }
+        // The decoder's own limit for the window is 128 MiB.
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            bounded(zstd::stream::read::Decoder::new(&file[..])?).context("unpacking zstd")
+        }
+        [0x1f, 0x8b, ..] => bounded(flate2::read::GzDecoder::new(&file[..])).context("unpacking gzip"),
+        _ => Ok(file),
+    }
+}
+
+fn bounded(reader: impl Read) -> Result<Vec<u8>> {
+    let mut plain = Vec::new();
+    reader.take(MAX_MODULE_LEN + 1).read_to_end(&mut plain)?;
     ensure!(plain.len() as u64 <= MAX_MODULE_LEN, "it unpacks to more than {MAX_MODULE_LEN} bytes");
     Ok(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kmod::testing::{Bits, ko};
+
+    const FIELDS: &[(&str, &str)] = &[
+        ("license", "GPL"),
+        ("alias", "pci:v00001000d*"),
+        ("alias", "fs-x"),
+        ("depends", "usb-common,scsi_mod"),
+        ("softdep", "junk pre: a-b c post: d"),
+        ("name", "x_y"),
+        ("firmware", "x/y.bin"),
+        ("vermagic", "6.1.0 SMP"),
+        ("author", "J\u{e9}r\u{f4}me"),
+    ];
+
+    #[test]
+    fn modules_of_both_widths_say_what_they_are() {
+        let text = |words: &[&str]| words.iter().map(|w| w.to_string()).collect::<Vec<_>>();
+        let expected = Module {
+            name: "x_y".to_string(),
+            aliases: text(&["pci:v00001000d*", "fs-x"]),
+            depends: text(&["usb_common", "scsi_mod"]),
+            softdeps: vec![Softdep {
+                text: "junk pre: a-b c post: d".to_string(),
+                pre: text(&["a-b", "c"]),
+                post: text(&["d"]),
+            }],
+            firmware: text(&["x/y.bin"]),
+            vermagic: "6.1.0 SMP".to_string(),
+            exports: text(&["x_add", "x_remove"]),
+        };
+        for bits in [Bits::Elf32, Bits::Elf64] {
+            let module = Module::parse(&ko(bits, FIELDS, &["x_remove", "x_add"])).unwrap();
+            assert_eq!(module, expected);
+        }
+    }
+
+    #[test]
+    fn every_compression_gives_the_same_module() {
+        use std::io::Write;
+        let plain = ko(Bits::Elf32, FIELDS, &[]);
+        let zstd = zstd::bulk::compress(&plain, 3).unwrap();
+        let mut xz = Vec::new();
+        liblzma::read::XzEncoder::new(&plain[..], 1).read_to_end(&mut xz).unwrap();
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&plain).unwrap();
+        let gzip = gzip.finish().unwrap();
+        for file in [plain.clone(), zstd.clone(), xz.clone(), gzip.clone()] {
+            assert!(decompressed(file).unwrap() == plain);
+        }
+        for (file, message) in [(zstd, "unpacking zstd"), (xz, "unpacking xz"), (gzip, "unpacking gzip")] {
+            let error = decompressed(file[..file.len() - 10].to_vec()).unwrap_err();
+            assert_eq!(error.to_string(), message);
+        }
+    }
+
+    #[test]
+    fn damage_is_an_error_or_harmless() {
+        for bits in [Bits::Elf32, Bits::Elf64] {
+            let good = ko(bits, FIELDS, &["x_add"]);
+            for at in 0..good.len() {
+                for with in [0x00, 0x7f, 0x80, 0xff] {
+                    let mut bytes = good.clone();
+                    bytes[at] = with;
+                    let _ = Module::parse(&bytes);
+                    let _ = Elf::parse(&bytes).map(|elf| elf.wants_interpreter());
+                }
+                let _ = Module::parse(&good[..at]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_a_module_is_refused() {
+        let refusal = |bytes: &[u8]| format!("{:#}", Module::parse(bytes).unwrap_err());
+        let mut big_endian = ko(Bits::Elf32, &[], &[]);
+        big_endian[5] = 2;
+        assert_eq!(refusal(b"text"), "it is too short for an ELF file");
+        assert_eq!(refusal(&[0; 64]), "it is not an ELF file");
+        assert_eq!(refusal(&big_endian), "it is not a little-endian ELF file");
+        for (fields, message) in [
+            (("alias", "two words"), "its alias `two words` is not one ASCII word"),
+            (("alias", ""), "its alias `` is not one ASCII word"),
+            (("softdep", "pre: a\nalias b"), "its softdep `pre: a\\nalias b` is not one line"),
+        ] {
+            assert_eq!(refusal(&ko(Bits::Elf64, &[fields], &[])), message);
+        }
+        let cut = ko(Bits::Elf32, FIELDS, &[]);
+        assert_eq!(refusal(&cut[..cut.len() - 1]), "it has a table or section outside the file");
+    }
 }

@@ -7,7 +7,8 @@
 //! `APT_CONFIG` names our apt.conf; it points every directory here, so the
 //! host's sources, preferences, hooks and lists have no say. Kept from the host
 //! are the settings about reaching a mirror (proxies, retries, certificates)
-//! and the user's passwords for it. Valid-Until is always checked.
+//! and the user's passwords for it. Valid-Until is always checked. apt does not
+//! count itself as essential here (`ForceEssential`): a live root needs none.
 
 use std::fmt::Write;
 use std::fs::{self, File};
@@ -146,6 +147,7 @@ APT::Architecture "{arch}";
 APT::Architectures {{ "{arch}"; }};
 APT::Sandbox::User "";
 APT::Install-Recommends "false";
+pkgCacheGen::ForceEssential ",";
 Acquire::Languages "none";
 Acquire::GzipIndexes "false";
 Acquire::Check-Valid-Until "true";

@@ -65,11 +65,6 @@ impl<'t> Stanza<'t> {
         let parts: Vec<&str> = std::iter::once(first).chain(more).filter(|part| !part.is_empty()).collect();
         Some(parts.join(" "))
     }
-
-    /// The stanza as written, without the empty line behind it.
-    pub fn text(self) -> &'t str {
-        self.0
-    }
 }
 
 #[cfg(test)]
@@ -86,7 +81,7 @@ mod tests {
             ("A: 1\r\n\r\nA: 2", &["A: 1\r\n", "A: 2"]),
         ];
         for (text, expected) in cases {
-            let found: Vec<&str> = stanzas(text).map(Stanza::text).collect();
+            let found: Vec<&str> = stanzas(text).map(|stanza| stanza.0).collect();
             assert_eq!(found, *expected, "{text:?}");
         }
     }

@@ -11,6 +11,7 @@
 
 mod apt;
 mod ar;
+mod configured;
 mod deb822;
 mod failure;
 mod fetch;
@@ -19,6 +20,7 @@ mod index;
 mod resolve;
 mod unpack;
 
+pub use configured::{configured_tree, volatile_paths};
 pub use failure::{ArchiveError, FailureKind};
 pub use fetch::fetch;
 pub use host::{DEBIAN_KEYRING, HostSources, SecurityPolicy, host_sources};

@@ -158,6 +158,12 @@ impl Archive {
         tool = tool.args(["install", "--print-uris", "-qq", "--yes", "--no-install-recommends"]);
         if essential {
             tool = tool.arg("?essential");
+            // The root is merged from the start; the package that merges a running
+            // system would bring all of perl.
+            let merged = ["usr-is-merged", "usrmerge"].map(|name| self.index.contains(name));
+            if merged == [true, true] && !names.iter().any(|name| name == "usrmerge") {
+                tool = tool.args(["usr-is-merged", "usrmerge-"]);
+            }
         }
         self.printed(tool.args(names))
     }

@@ -67,3 +67,47 @@ fn real_packages_are_resolved_fetched_and_unpacked_as_dpkg_deb_does() {
     let listed = liveiso::tree::listing(&tree).unwrap();
     assert!(listed.contains("slink /bin 0777 0 0 usr/bin mtime=0\n"), "{listed}");
 }
+
+#[test]
+fn a_configured_root_has_exactly_the_pinned_packages() {
+    let cache = real_cache();
+    let found =
+        source::host_sources("bookworm", &strings(&["main"]), SecurityPolicy::Preferred, None, None).unwrap();
+    let archive = Archive::open(&cache, Arch::I386, &found.sources, SecurityPolicy::Preferred).unwrap();
+    let wanted = Wanted {
+        root: &strings(&["kmod", "dropbear-bin"]),
+        mode: RootMode::Configured,
+        with_dependencies: true,
+        kernel: &[],
+        loaders: &[],
+        initramfs: &[],
+    };
+    let packages = archive.resolve(&wanted).unwrap().root;
+    let sources = archive.sources().to_vec();
+    drop(archive);
+    for name in ["kmod", "dropbear-bin", "libc6", "dpkg", "usr-is-merged"] {
+        assert!(names(&packages).contains(&name), "{name}");
+    }
+    for name in ["apt", "perl", "usrmerge"] {
+        assert!(!names(&packages).contains(&name), "{name}");
+    }
+    source::fetch(&cache, Arch::I386, &sources, &packages, false).unwrap();
+    let excludes = strings(&["/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*"]);
+    let tree =
+        source::configured_tree(&cache, Arch::I386, "bookworm", &packages, 1_700_000_000, &excludes).unwrap();
+    let listed = liveiso::tree::listing(&tree).unwrap();
+    for line in [
+        "slink /lib 0777 0 0 usr/lib mtime=1700000000\n",
+        "file /usr/bin/su 4755 0 0 ",
+        "nod /dev/null 0666 0 0 c 1 3 ",
+        "file /etc/passwd 0644 0 0 ",
+        "file /etc/ld.so.cache 0644 0 0 ",
+    ] {
+        assert!(listed.contains(line), "{line}");
+    }
+    for path in
+        ["liveiso", "etc/apt/sources.list", "etc/hostname", "etc/resolv.conf", "usr/share/man/man8/kmod.8.gz"]
+    {
+        assert_eq!(tree.get(path.as_bytes()), None, "{path}");
+    }
+}

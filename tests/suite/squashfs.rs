@@ -1,7 +1,9 @@
 //! squashfs images, read back by unsquashfs, rdsquashfs, backhand, the kernel
 //! and our own reader; on hand-written trees and on generated nasty ones.
 
+mod cache;
 mod oracle;
+mod reader;
 mod trees;
 
 use std::fs::File;
@@ -49,12 +51,11 @@ fn small_blocks(compression: Compression) -> Options<'static> {
 fn assert_read_by_all(tree: &Tree, image: &Image, what: &str) {
     let expected = listing(tree).unwrap();
     let path = image.path();
-    assert_eq!(oracle::kernel(&path), expected, "the kernel: {what}");
-    assert_eq!(
-        oracle::backhand(&path),
-        oracle::without_links(&oracle::without_xattrs(tree)),
-        "backhand: {what}"
-    );
+    assert_eq!(oracle::ours(&path).unwrap(), expected, "our reader: {what}");
+    if let Some(shown) = oracle::kernel(&path) {
+        assert_eq!(shown, expected, "the kernel: {what}");
+    }
+    assert_eq!(oracle::backhand(&path), oracle::without_links(tree), "backhand: {what}");
     assert_eq!(oracle::rdsquashfs(&path), oracle::as_rdsquashfs(tree), "rdsquashfs: {what}");
     assert_eq!(
         oracle::unsquashfs(&path),

@@ -140,11 +140,10 @@ fn arguments(options: &Options, out: &Path) -> Vec<OsString> {
         ("-preparer", "LIVEISO"),
         ("-publisher", options.publisher.as_str()),
         ("-appid", options.application.as_str()),
-        ("-path-list", stage::PATH_LIST),
     ] {
         words.extend([name.into(), value.into()]);
     }
-    words.push("-graft-points".into());
+    words.extend(["-graft-points", "-path-list", stage::PATH_LIST].map(OsString::from));
     words
 }
 
@@ -237,7 +236,7 @@ mod tests {
         let append = "|-append_partition|2|C12A7328-F81F-11D2-BA4B-00A0C93EC93B|/c/efi boot.img";
         let efi = "|-e|--interval:appended_partition_2:all::|-no-emul-boot";
         let tail = "|-sysid|LINUX|-volid|RESCUE|-preparer|LIVEISO|-publisher|liveiso|-appid|rescue stick|\
-                    -path-list|path-list|-graft-points";
+                    -graft-points|-path-list|path-list";
         let both = options();
         let expected = format!("{head}{bios}{append}|-isohybrid-gpt-basdat|-eltorito-alt-boot{efi}{tail}");
         assert_eq!(line(&both), expected);

@@ -67,7 +67,8 @@ impl Settings {
 pub(super) enum Codec {
     Gzip(libdeflater::Compressor),
     Zstd(zstd::bulk::Compressor<'static>),
-    Xz { plain: Filters, x86: Filters },
+    /// liblzma's contexts can be neither reused nor sent to another thread.
+    Xz(Settings),
     Lz4(CompressionMode),
 }
 
@@ -85,14 +86,7 @@ impl Codec {
                 Codec::Gzip(libdeflater::Compressor::new(level))
             }
             Compression::Zstd => Codec::Zstd(zstd::bulk::Compressor::new(level).context("starting zstd")?),
-            Compression::Xz => {
-                let mut options = LzmaOptions::new_preset(settings.level).context("starting xz")?;
-                options.dict_size(settings.dictionary());
-                let (mut plain, mut x86) = (Filters::new(), Filters::new());
-                plain.lzma2(&options);
-                x86.x86().lzma2(&options);
-                Codec::Xz { plain, x86 }
-            }
+            Compression::Xz => Codec::Xz(settings),
             Compression::Lz4 => Codec::Lz4(match settings.level {
                 ..FIRST_HC_LEVEL => CompressionMode::DEFAULT,
                 _ => CompressionMode::HIGHCOMPRESSION(level),
@@ -119,10 +113,7 @@ impl Codec {
                 out.resize(zstd::zstd_safe::compress_bound(raw.len()), 0);
                 compressor.compress_to_buffer(raw, out.as_mut_slice()).context("compressing with zstd")?
             }
-            Codec::Xz { plain, x86 } => {
-                let filters = if is_x86_code { x86 } else { plain };
-                return compress_xz(filters, raw, out);
-            }
+            Codec::Xz(settings) => return compress_xz(*settings, is_x86_code, raw, out),
             Codec::Lz4(mode) => {
                 out.resize(lz4::block::compress_bound(raw.len())?, 0);
                 lz4::block::compress_to_buffer(raw, Some(*mode), false, out)
@@ -134,9 +125,16 @@ impl Codec {
     }
 }
 
-fn compress_xz(filters: &Filters, raw: &[u8], out: &mut Vec<u8>) -> Result<bool> {
+fn compress_xz(settings: Settings, is_x86_code: bool, raw: &[u8], out: &mut Vec<u8>) -> Result<bool> {
+    let mut options = LzmaOptions::new_preset(settings.level).context("starting xz")?;
+    options.dict_size(settings.dictionary());
+    let mut filters = Filters::new();
+    if is_x86_code {
+        filters.x86();
+    }
+    filters.lzma2(&options);
     // CRC32 is the only check the kernel's decoder knows.
-    let mut stream = Stream::new_stream_encoder(filters, Check::Crc32).context("starting xz")?;
+    let mut stream = Stream::new_stream_encoder(&filters, Check::Crc32).context("starting xz")?;
     out.clear();
     out.reserve_exact(raw.len());
     loop {

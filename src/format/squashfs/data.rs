@@ -12,6 +12,7 @@ use std::io::{Read, Write};
 
 use anyhow::{Context, Result, ensure};
 
+use super::cache::BlockCache;
 use super::compress::is_x86_code;
 use super::layout::DATA_RAW;
 use super::metadata::Output;
@@ -47,8 +48,9 @@ pub(super) enum Target {
 }
 
 /// Writes file content in the order in which it is given.
-pub(super) struct DataWriter<W> {
+pub(super) struct DataWriter<'c, W> {
     out: Output<W>,
+    cache: Option<&'c BlockCache>,
     workers: Workers<Target>,
     block_size: usize,
     filters_code: bool,
@@ -57,8 +59,8 @@ pub(super) struct DataWriter<W> {
     fragments: Vec<Fragment>,
     fragment: Block,
     by_digest: HashMap<(u64, [u8; 32]), usize>,
-    /// Files that were found to be there already.
-    pub duplicates: u64,
+    duplicates: u64,
+    new_blocks: u64,
 }
 
 /// The result of writing all content.
@@ -66,14 +68,24 @@ pub(super) struct Stored<W> {
     pub out: Output<W>,
     pub files: Vec<FileData>,
     pub fragments: Vec<Fragment>,
+    /// Files that were found to be there already.
     pub duplicates: u64,
+    /// Blocks the cache did not have; all blocks without one.
+    pub new_blocks: u64,
 }
 
-impl<W: Write> DataWriter<W> {
-    pub fn new(out: Output<W>, mut workers: Workers<Target>, block_size: u32, filters_code: bool) -> Self {
+impl<'c, W: Write> DataWriter<'c, W> {
+    pub fn new(
+        out: Output<W>,
+        mut workers: Workers<Target>,
+        block_size: u32,
+        filters_code: bool,
+        cache: Option<&'c BlockCache>,
+    ) -> Self {
         let fragment = workers.block();
         DataWriter {
             out,
+            cache,
             workers,
             block_size: block_size as usize,
             filters_code,
@@ -82,6 +94,7 @@ impl<W: Write> DataWriter<W> {
             fragment,
             by_digest: HashMap::new(),
             duplicates: 0,
+            new_blocks: 0,
         }
     }
 
@@ -168,6 +181,14 @@ impl<W: Write> DataWriter<W> {
         let start = self.out.position;
         let size = block.stored().len() as u32 | if block.is_compressed { 0 } else { DATA_RAW };
         self.out.write(block.stored())?;
+        match (self.cache, &block.unknown) {
+            (Some(cache), Some(key)) => {
+                cache.put(key, block.is_compressed.then(|| block.stored()))?;
+                self.new_blocks += 1;
+            }
+            (None, _) => self.new_blocks += 1,
+            _ => {}
+        }
         self.workers.recycle(block);
         match target {
             Target::Fragment(number) => self.fragments[number] = Fragment { start, size },
@@ -191,8 +212,8 @@ impl<W: Write> DataWriter<W> {
             self.flush_fragment()?;
         }
         while self.write_next()? {}
-        let DataWriter { out, files, fragments, duplicates, .. } = self;
-        Ok(Stored { out, files, fragments, duplicates })
+        let DataWriter { out, files, fragments, duplicates, new_blocks, .. } = self;
+        Ok(Stored { out, files, fragments, duplicates, new_blocks })
     }
 }
 

@@ -6,21 +6,26 @@
 //! directory indexes and the export table; compressors gzip, xz, zstd and lz4.
 //! Left out: versions before 4.0, lzma and lzo.
 
+mod cache;
 mod check;
 mod compress;
 mod data;
 mod directory;
+mod image;
 mod inode;
 mod layout;
 mod metadata;
+mod read;
+mod read_inode;
 mod workers;
 mod write;
 mod xattr;
 
-use std::marker::PhantomData;
 use std::num::NonZeroUsize;
 
+pub use cache::BlockCache;
 pub use compress::{default_level, levels};
+pub use read::read;
 pub use write::write;
 
 use crate::plan::Compression;
@@ -39,7 +44,7 @@ pub struct Options<'c> {
     /// The superblock's time, seconds since 1970-01-01 UTC, clamped to 32 bits.
     pub timestamp: i64,
     /// Blocks compressed before; no influence on the result.
-    pub block_cache: Option<&'c PhantomData<()>>,
+    pub block_cache: Option<&'c BlockCache>,
 }
 
 impl Options<'_> {
@@ -70,4 +75,6 @@ pub struct Summary {
     pub fragments: u32,
     /// Files whose content was already there.
     pub duplicates: u64,
+    /// Blocks that had to be compressed; the block cache had the others.
+    pub new_blocks: u64,
 }

@@ -13,6 +13,7 @@ use std::thread::Scope;
 
 use anyhow::{Context, Result, anyhow};
 
+use super::cache::{BlockCache, Key, Keys};
 use super::compress::{Codec, Settings};
 
 /// Raw bytes of the blocks under way may take this much, and their results as much again.
@@ -28,6 +29,8 @@ pub(super) struct Block {
     packed: Vec<u8>,
     /// Whether [`Block::stored`] is compressed.
     pub is_compressed: bool,
+    /// Set for a block the cache should learn.
+    pub unknown: Option<Key>,
 }
 
 impl Block {
@@ -54,16 +57,23 @@ impl<T> Workers<T> {
     /// Starts `threads` threads, which end when the queue is dropped.
     ///
     /// # Errors
-    /// When the host refuses a thread.
-    pub fn start<'s>(scope: &'s Scope<'s, '_>, threads: usize, settings: Settings) -> Result<Workers<T>> {
+    /// When the host refuses a thread or the compressor its level.
+    pub fn start<'s, 'c: 's>(
+        scope: &'s Scope<'s, '_>,
+        threads: usize,
+        settings: Settings,
+        cache: Option<&'c BlockCache>,
+    ) -> Result<Workers<T>> {
         let limit = (IN_FLIGHT / settings.block_size as usize).clamp(threads + 2, 8 * threads + 2);
         let (jobs, queue) = sync_channel(limit);
         let queue = Arc::new(Mutex::new(queue));
         for n in 0..threads {
             let queue = queue.clone();
+            let mut packer =
+                Packer { codec: Codec::new(settings)?, cache: cache.map(|c| (c, Keys::new(settings))) };
             std::thread::Builder::new()
                 .name(format!("squashfs-{n}"))
-                .spawn_scoped(scope, move || serve(&queue, settings))
+                .spawn_scoped(scope, move || packer.serve(&queue))
                 .context("starting a compression thread")?;
         }
         Ok(Workers { jobs, under_way: VecDeque::new(), limit, spare: Vec::new() })
@@ -110,26 +120,37 @@ impl<T> Workers<T> {
     }
 }
 
-fn serve(queue: &Mutex<Receiver<Job>>, settings: Settings) {
-    let mut codec = None;
-    loop {
-        // The lock is held while waiting; the others wait for the lock instead.
-        let Ok(job) = queue.lock().map(|queue| queue.recv()) else { return };
-        let Ok(Job { block, reply }) = job else { return };
-        // Nobody waits any more when writing has failed; then there is nothing to report.
-        let _ = reply.send(pack(&mut codec, settings, block));
-    }
+/// What one thread works with.
+struct Packer<'c> {
+    codec: Codec,
+    cache: Option<(&'c BlockCache, Keys)>,
 }
 
-/// Compresses a block; the context is made for the first one, because xz's cannot move between threads.
-fn pack(codec: &mut Option<Codec>, settings: Settings, mut block: Block) -> Result<Block> {
-    if codec.is_none() {
-        *codec = Some(Codec::new(settings)?);
+impl Packer<'_> {
+    fn serve(&mut self, queue: &Mutex<Receiver<Job>>) {
+        loop {
+            // The lock is held while waiting; the others wait for the lock instead.
+            let Ok(job) = queue.lock().map(|queue| queue.recv()) else { return };
+            let Ok(Job { mut block, reply }) = job else { return };
+            let result = self.pack(&mut block).map(|()| block);
+            // Nobody waits any more when writing has failed; then there is nothing to report.
+            let _ = reply.send(result);
+        }
     }
-    if let Some(codec) = codec {
-        block.is_compressed = codec.compress(&block.raw, block.is_x86_code, &mut block.packed)?;
+
+    fn pack(&mut self, block: &mut Block) -> Result<()> {
+        block.unknown = None;
+        if let Some((cache, keys)) = &self.cache {
+            let key = keys.key(&block.raw, block.is_x86_code);
+            if let Some(is_compressed) = cache.get(&key, &mut block.packed) {
+                block.is_compressed = is_compressed;
+                return Ok(());
+            }
+            block.unknown = Some(key);
+        }
+        block.is_compressed = self.codec.compress(&block.raw, block.is_x86_code, &mut block.packed)?;
+        Ok(())
     }
-    Ok(block)
 }
 
 #[cfg(test)]
@@ -142,7 +163,7 @@ mod tests {
         let settings = Settings { compression: Compression::Lz4, level: 1, block_size: 4096 };
         for threads in [1, 2, 7] {
             let order: Vec<u32> = std::thread::scope(|scope| {
-                let mut workers = Workers::start(scope, threads, settings).unwrap();
+                let mut workers = Workers::start(scope, threads, settings, None).unwrap();
                 let mut order = Vec::new();
                 for n in 0..500_u32 {
                     if workers.is_full() {

@@ -44,7 +44,7 @@ pub fn write(tree: &Tree, options: &Options<'_>, out: impl Write + Seek) -> Resu
     }
     let order = data_order(tree);
     let (stored, numbers) = store_content(tree, &order, options, settings, out)?;
-    let Stored { mut out, files, fragments, duplicates } = stored;
+    let Stored { mut out, files, fragments, duplicates, new_blocks } = stored;
 
     let mut codec = Codec::new(settings)?;
     let mut tables = Tables::new(tree);
@@ -89,12 +89,16 @@ pub fn write(tree: &Tree, options: &Options<'_>, out: impl Write + Seek) -> Resu
     out.seek(SeekFrom::Start(0)).context("seeking to the superblock")?;
     out.write_all(&superblock.encode()).context("writing the superblock")?;
     out.flush().context("writing the squashfs image")?;
+    if let Some(cache) = options.block_cache {
+        cache.commit()?;
+    }
     Ok(Summary {
         image_size,
         content_size: files.iter().map(|f| f.length).sum(),
         inodes: superblock.inode_count,
         fragments: superblock.fragment_count,
         duplicates,
+        new_blocks,
     })
 }
 
@@ -155,9 +159,9 @@ fn store_content<W: Write>(
     }
     let mut numbers = vec![0; tree.inode_count()];
     std::thread::scope(|scope| {
-        let workers = Workers::start(scope, options.jobs.get(), settings)?;
+        let workers = Workers::start(scope, options.jobs.get(), settings, options.block_cache)?;
         let filters_code = options.compression == Compression::Xz;
-        let mut data = DataWriter::new(out, workers, options.block_size, filters_code);
+        let mut data = DataWriter::new(out, workers, options.block_size, filters_code, options.block_cache);
         for &id in order {
             if let Kind::File(content) = &tree.inode(id).kind {
                 numbers[id.index()] = data

@@ -39,9 +39,9 @@ look_round() {
 # Device nodes in the order of trying: what the command line or Ventoy names,
 # discs and partitions before whole disks, removable before built in.
 candidates() {
-	local device handed_over="${LIVE_MEDIA:-$LIVEMEDIA}"
+	local device
 	{
-		for device in $handed_over "$(named_device "$opt_device")" "$(named_device "$opt_iso_device")"; do
+		for device in "$(named_device "${LIVE_MEDIA:-$LIVEMEDIA}")" "$(named_device "$opt_device")" "$(named_device "$opt_iso_device")"; do
 			[ -b "$device" ] && echo "0 $device"
 		done
 		for device in /sys/class/block/*; do
@@ -65,9 +65,17 @@ rank_device() {
 	echo "$rank /dev/$1"
 }
 
-# /dev/NAME, UUID=… or LABEL=… as a device node.
+# /dev/NAME, UUID=… or LABEL=… as a device node. Without udev a device-mapper
+# name may have none of its own; the kernel's always exists.
 named_device() {
+	local path
 	case $1 in
+	/dev/mapper/*)
+		[ -b "$1" ] && echo "$1" && return
+		for path in /sys/class/block/dm-*; do
+			[ "$(cat "$path/dm/name" 2>/dev/null)" = "${1##*/}" ] && echo "/dev/${path##*/}"
+		done
+		;;
 	/dev/*) echo "$1" ;;
 	UUID=* | LABEL=*) findfs "$1" 2>/dev/null ;;
 	esac
@@ -89,15 +97,20 @@ probed() {
 	local record="$SEEN/${1##*/}" key
 	key=$(device_key "$1")
 	if [ "$(sed -n 1p "$record" 2>/dev/null)" != "$key" ]; then
+		rm -f "$record".*
 		printf '%s\n' "$key" >"$record"
-		(filesystem_type "$1" >"$record.new" && mv "$record.new" "$record.type") &
-		# Most answer at once: give them that moment before going round again.
-		usleep 50000
+		start_reading "$1" "$record"
 	fi
 	[ -e "$record.type" ] || return 1
 	[ -e "$record.verdict" ] || return 0
-	asks_again "$1" && rm -f "$record" "$record".*
+	asks_again "$1" && rm -f "$record.verdict" && start_reading "$1" "$record"
 	return 1
+}
+
+start_reading() {
+	(filesystem_type "$1" >"$2.new" && mv "$2.new" "$2.type") &
+	# Most answer at once: give them that moment before going round again.
+	usleep 50000
 }
 
 # A disc drive that had nothing to read may still be spinning up.
@@ -125,7 +138,7 @@ judge() {
 		umount "$TRIAL"
 	fi
 	echo "$verdict" >"$record.verdict"
-	log "$1: $type, $verdict"
+	[ "$type" = empty ] || log "$1: $type, $verdict"
 	return 1
 }
 

@@ -4,7 +4,7 @@
 # Nothing is evaluated: a word either matches here or is ignored.
 # shellcheck shell=sh disable=SC3043,SC2034,SC2154
 
-opt_quiet='' opt_debug='' opt_break='' opt_timeout=60
+opt_quiet='' opt_debug='' opt_loglevel='' opt_break='' opt_timeout=60
 opt_device='' opt_iso='' opt_iso_device='' opt_any_build=''
 opt_toram='' opt_verify='' opt_rw_size=50% opt_zram=auto
 opt_modules='' opt_blacklist='' opt_init=/sbin/init opt_init_args=''
@@ -41,6 +41,7 @@ read_option() {
 	case $1 in
 	quiet) opt_quiet=1 ;;
 	debug | liveiso.debug) opt_debug=1 ;;
+	loglevel=* | ignore_loglevel) opt_loglevel=1 ;;
 	break | rd.break) opt_break=media ;;
 	break=* | rd.break=* | liveiso.break=*) opt_break=$(stage_name "$value") ;;
 	liveiso.dev=* | live-media=/dev/* | archisodevice=*) opt_device=$value ;;

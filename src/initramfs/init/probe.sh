@@ -92,6 +92,6 @@ guarded_mount() {
 
 # Read-only loop device over file $1, in $LOOP.
 attach_loop() {
-	load loop
+	load_loop
 	LOOP=$(losetup -f) && [ "$LOOP" ] && losetup -r "$LOOP" "$1" 2>>"$LOG"
 }

@@ -16,6 +16,7 @@ mount_live_root() {
 	done
 	stop_plugging
 	say "medium: $medium_name, after $(uptime_seconds) s"
+	cp "$MEDIUM/.disk/info" "$LIVE/info" 2>/dev/null
 	pause_at media
 	# shellcheck disable=SC2153 # IMAGE is the builder's word
 	image=$MEDIUM/$INSTALL_DIR/$IMAGE

@@ -44,8 +44,8 @@ open_menus() {
 	mkfifo "$ANSWERS"
 	exec 8<>"$ANSWERS"
 	for console in $CONSOLES; do
-		start-stop-daemon -S -b -m -p "$LIVE/menu.${console##*/}" -x /bin/sh -- \
-			"$LIBRARY/menu.sh" "$1" "$console" "$LIVE"
+		start-stop-daemon -S -b -m -p "$LIVE/menu.${console##*/}" -x /bin/busybox -- \
+			setsid sh "$LIBRARY/menu.sh" "$1" "$console" "$LIVE"
 	done
 }
 
@@ -74,8 +74,7 @@ report() {
 	[ "$lines" ] && printf '%s\n' "---- the kernel says" "$lines"
 }
 
-# The last errors that concern media.
+# The last of what the kernel said at level error and warning since /init ran.
 kernel_errors() {
-	dmesg | grep -i -E 'i/o error|squashfs error|isofs|ata[0-9.]+: |usb .*(error|not accept|unable|over-current)|out of memory|sector size|bad (superblock|block)|medium error|cannot|overlayfs' |
-		tail -n 6 | cut -c 1-110 | sed 's/^/  /'
+	dmesg -r | sed '1,/Run .init as init process/d' | grep '^<[0-4]>' | tail -n 6 | cut -c 4-120 | sed 's/^/  /'
 }

@@ -26,9 +26,13 @@ file /sub/small 0000 0 0 mtime=17 size=9
 ";
 
 /// xorshift64*: small, and equal on every host.
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
+    pub fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
     fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -36,7 +40,7 @@ impl Random {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
     }
 
-    fn below(&mut self, limit: u64) -> u64 {
+    pub fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
 
@@ -47,7 +51,7 @@ impl Random {
 
 /// A tree of some 300 names with everything the format has a corner for.
 pub fn generated(seed: u64) -> Tree {
-    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut random = Random::new(seed);
     let mut tree = Tree::new();
     let origin = tree.add_origin("generated");
     let mut directories = vec![Vec::new()];
