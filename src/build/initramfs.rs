@@ -44,7 +44,8 @@ pub fn stage(plan: &Plan, cache: &Cache) -> Result<StageOutput> {
     cache.stage("initramfs", &inputs, |dir| {
         let kernel = source::unpacked_tree(cache, plan.arch, &plan.packages.kernel)?;
         let busybox = source::unpacked_tree(cache, plan.arch, &plan.packages.initramfs)?;
-        let tree = initramfs::base_tree(plan, &kernel, &busybox).context("making the initramfs tree")?;
+        let tree = initramfs::base_tree(plan, &kernel, &busybox, initramfs::INIT)
+            .context("making the initramfs tree")?;
         let packed = initramfs::pack(&tree, plan.initramfs.compression).context("packing the initramfs")?;
         fs::write(dir.join(BASE), &packed.bytes).context("writing the initramfs")?;
         let sizes = serde_json::to_vec(&packed.sizes).context("serialising the initramfs sizes")?;

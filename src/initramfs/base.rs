@@ -2,7 +2,6 @@
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::INIT;
 use super::modprobe;
 use super::module_list::requests;
 use crate::kmod::{Elf, ModuleIndex, kernel_versions};
@@ -27,15 +26,15 @@ const DIRECTORIES: [(&str, u16); 11] = [
 /// Everything of the initramfs but the build id.
 ///
 /// `root` has one kernel's modules below `usr/lib/modules`; `busybox` is the
-/// tree of the target's busybox-static package.
-/// Modules are stored plain, so that busybox can load them, each with its
+/// tree of the target's busybox-static package; `init` is /init and its parts
+/// by path, [`super::INIT`] in a build. Modules are stored plain, so that busybox can load them, each with its
 /// signature.
 ///
 /// # Errors
 /// No kernel or several in `root`, modules it lacks (all at once, by name),
 /// modules that cannot be read, a busybox that is missing, dynamically linked
 /// or of another architecture, and a plan whose names do not fit /init.
-pub fn base_tree(plan: &Plan, root: &Tree, busybox: &Tree) -> Result<Tree> {
+pub fn base_tree(plan: &Plan, root: &Tree, busybox: &Tree, init: &[(&str, &[u8])]) -> Result<Tree> {
     let mut tree = Tree::new();
     let meta = |mode| Meta { mtime: plan.timestamp, ..Meta::mode(mode) };
     let origin = tree.add_origin("initramfs");
@@ -49,7 +48,7 @@ pub fn base_tree(plan: &Plan, root: &Tree, busybox: &Tree) -> Result<Tree> {
     tree.add_symlink(b"bin/sh", b"busybox", meta(0o777), origin)?;
     // The kernel itself calls /sbin/modprobe for code pages, ciphers and the like.
     tree.add_symlink(b"sbin/modprobe", b"../bin/busybox", meta(0o777), origin)?;
-    for (path, text) in INIT {
+    for (path, text) in init {
         let mode = if *path == "init" { 0o755 } else { 0o644 };
         tree.add_file(path.as_bytes(), Content::bytes(*text), meta(mode), origin)?;
     }
@@ -191,7 +190,7 @@ pub(super) mod tests {
     /// A whole small base tree.
     pub(crate) fn small_base() -> Tree {
         let busybox = busybox(ko(Bits::Elf32, &[], &[]));
-        base_tree(&plan("i386", &["vfat", "ramfs"]), &root(), &busybox, b"#!/bin/sh\n").unwrap()
+        base_tree(&plan("i386", &["vfat", "ramfs"]), &root(), &busybox, &[("init", b"#!/bin/sh\n")]).unwrap()
     }
 
     #[test]
@@ -250,10 +249,10 @@ dir /tmp 1777 0 0 mtime=1000
     #[test]
     fn what_would_not_boot_is_refused() {
         let good = || ko(Bits::Elf32, &[], &[]);
-        let refusal = |plan: &Plan, root: &Tree, program: Vec<u8>, init: &[u8]| {
+        let refusal = |plan: &Plan, root: &Tree, program: Vec<u8>, init: &[(&str, &[u8])]| {
             format!("{:#}", base_tree(plan, root, &busybox(program), init).unwrap_err())
         };
-        let init = b"#!/bin/sh\n";
+        let init: &[(&str, &[u8])] = &[("init", b"#!/bin/sh\n")];
         let plain = plan("i386", &["vfat"]);
         let mut dynamic = good();
         // One program header of type PT_INTERP at the end of the file.
@@ -279,10 +278,6 @@ dir /tmp 1777 0 0 mtime=1000
             (
                 refusal(&plan("amd64", &[]), &root(), good(), init),
                 "bin/busybox is for ELF machine 3, not for amd64",
-            ),
-            (
-                refusal(&plain, &root(), good(), b"echo"),
-                "the initramfs's /init does not begin with #!/bin/sh",
             ),
             (refusal(&plain, &Tree::new(), good(), init), "the root has modules of no kernel"),
             (

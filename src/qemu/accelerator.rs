@@ -77,9 +77,9 @@ pub fn probe(accelerator: Accelerator, limit: Duration) -> Result<()> {
     let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
     stream.set_read_timeout(Some(left)).context("setting the probe's time-out")?;
     let mut answer = [0];
-    stream
-        .read_exact(&mut answer)
-        .with_context(|| format!("waiting for a guest on {}", accelerator.name()))?;
+    let read = stream.read_exact(&mut answer);
+    read.with_context(|| format!("waiting {} s for a guest on {}", limit.as_secs(), accelerator.name()))
+        .map_err(|e| process.explained(e, deadline))?;
     match answer[0] {
         ANSWER => Ok(()),
         byte => bail!("the guest on {} wrote {byte:#04x}", accelerator.name()),

@@ -76,6 +76,9 @@ pub struct BootFailure {
 /// Lines of the console shown with a failure.
 const LAST_LINES: usize = 20;
 
+/// Characters of each of them; a kernel message is shorter.
+const LAST_LINE_LENGTH: usize = 200;
+
 impl BootFailure {
     /// A failure of a known kind.
     pub fn new(kind: FailureKind, ending: Ending, detail: String, console: &str) -> BootFailure {
@@ -83,7 +86,9 @@ impl BootFailure {
             console.lines().map(str::trim_end).filter(|line| says_something(line)).collect();
         // Both of GRUB's terminals may be this console.
         lines.dedup();
-        let last_lines = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
+        let last: Vec<String> =
+            lines[lines.len().saturating_sub(LAST_LINES)..].iter().map(|l| cut(l)).collect();
+        let last_lines = last.join("\n");
         BootFailure { kind, ending, detail, last_lines }
     }
 
@@ -105,6 +110,14 @@ impl BootFailure {
             Ending::TimeOut(seconds) => format!("{line} (time-out after {seconds} s)"),
             Ending::Exit => format!("{line} (the machine switched itself off or reset)"),
         }
+    }
+}
+
+/// The beginning of a long line.
+fn cut(line: &str) -> String {
+    match line.char_indices().nth(LAST_LINE_LENGTH) {
+        Some((at, _)) => format!("{}…", &line[..at]),
+        None => line.to_string(),
     }
 }
 
@@ -315,6 +328,8 @@ mod tests {
                 last.join("\n")
             )
         );
+        let long = BootFailure::classify(&"é".repeat(300), "", Ending::Seen).last_lines;
+        assert_eq!(long, "é".repeat(200) + "…");
         let silent = BootFailure::classify("", "", Ending::Exit);
         assert_eq!(
             silent.to_string(),

@@ -1,6 +1,6 @@
 //! The rules of a profile: what is left out, and who owns what.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use globset::{GlobBuilder, GlobMatcher};
@@ -15,20 +15,21 @@ struct Pattern {
     keep: bool,
 }
 
-/// Removes what the patterns match; the last matching pattern decides, and one
-/// with a leading `!` keeps. `*` stops at slashes, `**` does not. A matched
-/// directory goes only when nothing in it is kept. Returns the patterns that
-/// matched nothing, for a warning.
+/// Removes what the patterns match, a directory with everything below it; the
+/// last matching pattern decides, and one with a leading `!` keeps. `*` stops at
+/// slashes, `**` does not. A directory stays as long as something in it is kept.
+/// Returns the patterns that matched nothing, for a warning.
 ///
 /// # Errors
 /// Patterns that are no globs.
 pub fn exclude(tree: &mut Tree, patterns: &[String]) -> Result<Vec<String>> {
     let compiled: Vec<Pattern> = patterns.iter().map(|p| compile(p)).collect::<Result<_>>()?;
     let mut used = vec![false; compiled.len()];
-    let mut doomed = Vec::new();
+    let mut doomed = BTreeSet::new();
     for entry in tree.walk().filter(|e| !e.path.is_empty()) {
         let path = String::from_utf8_lossy(&entry.path);
-        let mut verdict = false;
+        let parent = entry.path.iter().rposition(|&b| b == b'/').map(|slash| &entry.path[..slash]);
+        let mut verdict = parent.is_some_and(|parent| doomed.contains(parent));
         for (i, pattern) in compiled.iter().enumerate() {
             if pattern.glob.is_match(path.as_ref()) {
                 used[i] = true;
@@ -36,10 +37,10 @@ pub fn exclude(tree: &mut Tree, patterns: &[String]) -> Result<Vec<String>> {
             }
         }
         if verdict {
-            doomed.push(entry.path);
+            doomed.insert(entry.path);
         }
     }
-    // Children come after their parents on a walk: backwards, directories are met empty.
+    // Children sort after their parents: backwards, directories are met empty.
     for path in doomed.iter().rev() {
         let occupied = tree.get(path).and_then(|id| tree.entries(id)).is_some_and(|e| !e.is_empty());
         if !occupied {
@@ -105,7 +106,7 @@ mod tests {
              file /etc/keep 0644 0 0 size=1",
         )
         .unwrap();
-        let patterns = ["/usr/share/doc/**", "!/usr/share/doc/*/copyright", "/no/such"].map(String::from);
+        let patterns = ["/usr/share/{doc,x}", "!/usr/share/doc/*/copyright", "/no/such"].map(String::from);
         assert_eq!(exclude(&mut tree, &patterns).unwrap(), ["/no/such"]);
         assert_eq!(
             names(&tree),

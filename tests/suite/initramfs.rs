@@ -30,7 +30,7 @@ fn plan(arch: &str) -> Plan {
 
 fn base(arch: &str, flavour: &str) -> Tree {
     let (root, _) = packages::kernel(arch, flavour);
-    base_tree(&plan(arch), &root, &packages::busybox(arch), b"#!/bin/sh\n").unwrap()
+    base_tree(&plan(arch), &root, &packages::busybox(arch), &[("init", b"#!/bin/sh\n")]).unwrap()
 }
 
 /// What the tool prints when it unpacks the base archive.
