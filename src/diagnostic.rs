@@ -166,8 +166,14 @@ impl Diagnostics {
 
 /// The part of a span that lies on its first line: the rest of a long array says nothing.
 fn one_line(text: &str, place: &Place) -> Range<usize> {
-    let start = text.floor_char_boundary(place.start.min(text.len()));
-    let end = text.ceil_char_boundary(place.end.clamp(start, text.len()));
+    let mut start = place.start.min(text.len());
+    while !text.is_char_boundary(start) {
+        start -= 1;
+    }
+    let mut end = place.end.clamp(start, text.len());
+    while !text.is_char_boundary(end) {
+        end += 1;
+    }
     let length = text[start..end].find('\n').unwrap_or(end - start);
     start..start + length
 }
@@ -230,7 +236,7 @@ warning: second
   = help: do this
 
 error: a device
- --> p/airootfs/dev
+--> p/airootfs/dev
 "
         );
     }

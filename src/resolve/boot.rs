@@ -120,7 +120,7 @@ pub(super) fn initramfs(table: &InitramfsTable, diagnostics: &mut Diagnostics) -
     optional_defaults.retain(|name| !required.contains(name));
     Initramfs {
         compression: written
-            .and_then(|c| choose(c, "compression", &choices, diagnostics))
+            .and_then(|c| choose(c, "initramfs compression", &choices, diagnostics))
             .unwrap_or(Compression::Xz),
         modules: with_defaults(defaults.required, required),
         optional_modules: with_defaults(optional_defaults, optional),

@@ -164,6 +164,20 @@ fn every_mistake_gets_its_message() {
 }
 
 #[test]
+fn a_profile_cut_anywhere_is_reported_without_panic() {
+    for name in ["keys", "types", "packages", "permissions", "root", "plan"] {
+        let text = fs::read_to_string(golden(&format!("{name}.toml"))).unwrap();
+        for cut in (0..text.len()).filter(|&cut| text.is_char_boundary(cut)) {
+            let mut diagnostics = Diagnostics::default();
+            let file = diagnostics.add_file(Path::new("p"), text[..cut].to_string());
+            let profile = liveiso::profile::parse(&text[..cut], file, &mut diagnostics);
+            assert_eq!(diagnostics.is_empty(), diagnostics.render(false, Path::new("/")).is_empty());
+            assert!(profile.is_some() || diagnostics.has_errors(), "{name} cut at {cut}");
+        }
+    }
+}
+
+#[test]
 fn a_plan_holds_everything_that_is_decided() {
     let case = Case::new(&fs::read_to_string(golden("plan.toml")).unwrap());
     case.write("packages", "nano # an editor\n\n# more\ne2fsprogs\n");
@@ -175,7 +189,7 @@ fn a_plan_holds_everything_that_is_decided() {
     symlink("/proc/mounts", case.path("airootfs/etc/mtab")).unwrap();
     case.write("efiboot/grub/grub.cfg", "menuentry %TITLE%\n");
     let (messages, plan) = case.resolve();
-    assert_golden("plan.txt.warnings", &messages);
+    assert_golden("plan.warnings", &messages);
     let mut plan = plan.unwrap();
     // The defaults are the initramfs' own concern; what follows them is the profile's.
     let defaults = liveiso::initramfs::default_modules();
