@@ -186,7 +186,7 @@ impl Menu {
             Action::Disk(0) => lines(format!(
                 "if [ \"$grub_platform\" != \"efi\" ]; then\n  set root=(hd0)\n  chainloader +1\n  boot\nfi\n\
                  for loader in {EFI_LOADERS}; do\n  \
-                 if search --no-floppy --file --set=root $loader; then\n    chainloader $loader\n    boot\n  fi\n\
+                 if search --no-floppy --file --set=disk $loader; then\n    chainloader ($disk)$loader\n    boot\n  fi\n\
                  done\nexit"
             )),
             Action::Disk(n) => lines(format!("set root=(hd{n})\ndrivemap -s (hd0) (hd{n})\nchainloader +1")),
