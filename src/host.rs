@@ -22,6 +22,7 @@ const DEBIAN_PACKAGES: &[(&str, &str)] = &[
     ("mkfs.erofs", "erofs-utils"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("qemu-system-i386", "qemu-system-x86"),
+    ("setpriv", "util-linux"),
 ];
 
 /// A program that is not installed; the message says which Debian package has it.

@@ -1,3 +1,13 @@
 //! The `liveiso` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use liveiso::cli::Cli;
+
+fn main() -> ExitCode {
+    if let Err(error) = liveiso::interrupt::install() {
+        eprintln!("warning: {error:#}");
+    }
+    Cli::parse().run().into()
+}

@@ -11,12 +11,17 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use sha2::{Digest, Sha256};
 
-use crate::cache::{FileDigest, digest_file, hex};
+use crate::cache::{DamagedEntry, FileDigest, digest_file, hex};
 use crate::tree::Content;
+
+/// Tells the user something that does not stop the build, on standard error.
+pub fn warn(message: &str) {
+    eprintln!("warning: {message}");
+}
 
 /// One artifact that is ready to be written.
 #[derive(Debug)]
@@ -44,18 +49,20 @@ impl Artifact {
 
 /// Writes all artifacts, or none: every one is complete and checked before the
 /// first gets its name. One that is there already with the right bytes is left
-/// alone. Returns the paths in the order given.
+/// alone. Returns the paths in the order given. `damaged` is called when a file of
+/// the cache is not what was recorded, so that its owner can discard it.
 ///
 /// # Errors
 /// When the directory cannot be made or written, or the content is not what the digest says.
-pub fn publish(dir: &Path, artifacts: &[Artifact]) -> Result<Vec<PathBuf>> {
+pub fn publish(dir: &Path, artifacts: &[Artifact], damaged: impl Fn()) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(dir).with_context(|| format!("creating the output directory {}", dir.display()))?;
     remove_leftovers(dir)?;
     let mut pending = Vec::new();
     for artifact in artifacts {
         let path = dir.join(&artifact.name);
         if !is_current(&path, &artifact.digest) {
-            let staged = stage(dir, artifact).with_context(|| format!("writing {}", path.display()))?;
+            let staged =
+                stage(dir, artifact, &damaged).with_context(|| format!("writing {}", path.display()))?;
             pending.push((staged, path));
         }
     }
@@ -80,7 +87,7 @@ struct Staged {
 
 const PREFIX: &str = ".liveiso-";
 
-fn stage(dir: &Path, artifact: &Artifact) -> Result<Staged> {
+fn stage(dir: &Path, artifact: &Artifact, damaged: &impl Fn()) -> Result<Staged> {
     let mut staged = Staged::create(dir, &artifact.name)?;
     let mut reader = artifact.content.open()?;
     let mut hasher = Sha256::new();
@@ -97,14 +104,8 @@ fn stage(dir: &Path, artifact: &Artifact) -> Result<Staged> {
     }
     let found = FileDigest { size, sha256: hex(&hasher.finalize()) };
     if found != artifact.digest {
-        bail!(
-            "{} is damaged: expected {} bytes with SHA-256 {}, found {} with {}",
-            artifact.content,
-            artifact.digest.size,
-            artifact.digest.sha256,
-            found.size,
-            found.sha256
-        );
+        damaged();
+        return Err(DamagedEntry(PathBuf::from(&artifact.name)).into());
     }
     staged.file.sync_all().context("syncing to disk")?;
     Ok(staged)
@@ -179,8 +180,8 @@ mod tests {
         let mut bad = Artifact::bytes("b.txt", b"x".to_vec());
         bad.digest.sha256 = "0".repeat(64);
         fs::write(dir.path().join("a.iso"), "old").unwrap();
-        let error = publish(dir.path(), &[good, bad]).unwrap_err();
-        assert!(format!("{error:#}").contains("b.txt: 1 bytes in memory is damaged"), "{error:#}");
+        let error = publish(dir.path(), &[good, bad], || ()).unwrap_err();
+        assert!(error.is::<DamagedEntry>(), "{error:#}");
         assert_eq!(names(dir.path()), ["a.iso"]);
         assert_eq!(fs::read(dir.path().join("a.iso")).unwrap(), b"old");
     }
@@ -190,7 +191,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("a.iso"), "old").unwrap();
         fs::write(dir.path().join(".liveiso-4294967295-a.iso"), "half").unwrap();
-        publish(dir.path(), &[Artifact::bytes("a.iso", b"new".to_vec())]).unwrap();
+        publish(dir.path(), &[Artifact::bytes("a.iso", b"new".to_vec())], || ()).unwrap();
         assert_eq!(names(dir.path()), ["a.iso"]);
         assert_eq!(fs::read(dir.path().join("a.iso")).unwrap(), b"new");
     }

@@ -46,10 +46,11 @@ pub struct Plan {
 }
 
 /// A Debian architecture we can boot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Arch {
     /// 32-bit x86, the main job.
+    #[default]
     I386,
     /// 64-bit x86.
     Amd64,
@@ -234,7 +235,8 @@ pub enum BootMode {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Overlay {
-    /// What messages call it: `airootfs (built in)`, `profiles/rescue/airootfs`.
+    /// What messages call it: `airootfs (built in)`, `airootfs (of the profile)`.
+    /// The same wherever the profile lies.
     pub origin: String,
     /// Files by path without leading slash; directories end in `/`.
     pub files: BTreeMap<String, OverlayEntry>,
@@ -272,4 +274,30 @@ pub struct InputFile {
     pub size: u64,
     /// Lower-case hex SHA-256.
     pub sha256: String,
+}
+
+impl Plan {
+    /// The plan without what may differ between hosts that build the same thing:
+    /// mirrors, keyring paths and the places of the profile's files.
+    pub fn identity(&self) -> Plan {
+        let mut plan = self.clone();
+        for source in &mut plan.debian.sources {
+            source.uri.clear();
+            source.signed_by.clear();
+        }
+        let entries = plan.overlays.iter_mut().flat_map(|o| o.files.values_mut());
+        let overlay_files = entries.filter_map(|entry| match entry {
+            OverlayEntry::File { content, .. } => Some(content),
+            _ => None,
+        });
+        for file in overlay_files.chain(plan.efiboot.values_mut()) {
+            file.path = None;
+        }
+        plan
+    }
+
+    /// File name stem of every artifact: `rescue-1.0-i386`.
+    pub fn artifact_stem(&self) -> String {
+        format!("{}-{}-{}", self.iso_name, self.iso_version, self.arch.debian_name())
+    }
 }

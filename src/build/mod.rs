@@ -1,1 +1,147 @@
-//! See the crate documentation.
+//! The build on one page: from a plan to finished artifacts.
+//!
+//! 1. Packages are in the cache, each compared with its pinned digest.
+//! 2. [`root`]: packages + kernel modules + overlays + rules → squashfs.
+//! 3. [`initramfs`]: /init + modules + busybox → newc cpio, compressed.
+//! 4. The build id: a digest of all that, and the name of the medium's marker file.
+//! 5. [`iso`]: menus and loaders → ESP (FAT) → hybrid ISO.
+//! 6. Manifest, package list and checksum; everything is published, or nothing.
+//!
+//! 2 and 3 run side by side. Each stage is a plain function whose result the
+//! cache keeps under the digest of its inputs; a hit never changes a byte.
+
+mod initramfs;
+mod iso;
+mod root;
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, anyhow};
+use serde::Serialize;
+
+use crate::cache::{Cache, FileDigest, StageOutput, hex_sha256, retry_damaged};
+use crate::manifest::{Manifest, package_list};
+use crate::output::{Artifact, publish};
+use crate::plan::{Package, Plan};
+use crate::source;
+
+/// Part of every stage key that our own code decides: another version of the program, another key.
+const SOURCE_DIGEST: &str = env!("LIVEISO_SOURCE_DIGEST");
+
+/// What a caller chooses that no byte of the result may depend on.
+#[derive(Clone, Debug)]
+pub struct BuildOptions {
+    /// Directory of the artifacts.
+    pub out: PathBuf,
+    /// Threads for compression.
+    pub jobs: NonZeroUsize,
+    /// Whether packages may be downloaded.
+    pub offline: bool,
+}
+
+/// What a build made.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Built {
+    /// Paths of the artifacts; the ISO comes first.
+    pub artifacts: Vec<PathBuf>,
+    /// The id by which /init finds its medium.
+    pub build_id: String,
+    /// What a user should know and could overlook.
+    pub notes: Vec<String>,
+    /// Sizes of what matters on small machines, by name, in bytes.
+    pub sizes: BTreeMap<String, u64>,
+}
+
+/// Builds everything a plan asks for and publishes it under `options.out`.
+///
+/// # Errors
+/// The world's failures, as chains that begin with the object.
+pub fn build(plan: &Plan, cache: &Cache, options: &BuildOptions) -> Result<Built> {
+    retry_damaged(|| build_once(plan, cache, options))
+        .with_context(|| format!("cannot build {}.iso", plan.artifact_stem()))
+}
+
+fn build_once(plan: &Plan, cache: &Cache, options: &BuildOptions) -> Result<Built> {
+    let plan_identity = plan.identity();
+    fetch_packages(plan, cache, options)?;
+    let (root, initramfs) = std::thread::scope(|scope| {
+        let initramfs = scope.spawn(|| initramfs::stage(plan, cache));
+        let root = root::stage(plan, &plan_identity, cache, options.jobs);
+        let initramfs = initramfs.join().unwrap_or_else(|_| Err(anyhow!("the initramfs stage panicked")));
+        Ok::<_, anyhow::Error>((root?, initramfs?))
+    })?;
+    let build_id = build_id(&plan_identity, &root, &initramfs)?;
+    let iso = iso::stage(plan, cache, &build_id, &root, &initramfs)?;
+    finish(plan, plan_identity, options, build_id, &root, &initramfs, &iso)
+}
+
+fn fetch_packages(plan: &Plan, cache: &Cache, options: &BuildOptions) -> Result<()> {
+    let p = &plan.packages;
+    let all: Vec<Package> =
+        [&p.root, &p.kernel, &p.loaders, &p.initramfs].into_iter().flatten().cloned().collect();
+    source::fetch(cache, plan.arch, &plan.debian.sources, &all, options.offline)
+        .context("fetching packages")?;
+    Ok(())
+}
+
+/// 96 bits from everything that makes this build what it is: two builds share it
+/// only when they are the same build. 24 digits plus suffix stay within what
+/// plain ISO 9660 level 3 names can hold.
+fn build_id(plan: &Plan, root: &StageOutput, initramfs: &StageOutput) -> Result<String> {
+    let parts = (SOURCE_DIGEST, plan, &root.files, &initramfs.files);
+    let digest = hex_sha256(&serde_json::to_vec(&parts).context("serialising the plan")?);
+    Ok(digest[..24].to_string())
+}
+
+fn finish(
+    plan: &Plan,
+    plan_identity: Plan,
+    options: &BuildOptions,
+    build_id: String,
+    root: &StageOutput,
+    initramfs: &StageOutput,
+    iso: &StageOutput,
+) -> Result<Built> {
+    let stem = plan.artifact_stem();
+    let iso_name = format!("{stem}.iso");
+    let iso_digest = iso.digest(iso::ISO).clone();
+    let mut notes = plan.debian.left_out.clone();
+    notes.extend(root::notes(root)?);
+    let mut images: BTreeMap<String, FileDigest> = BTreeMap::from([
+        ("airootfs.sfs".to_string(), root.digest(root::IMAGE).clone()),
+        ("initrd.img".to_string(), iso.digest(iso::INITRD).clone()),
+        ("vmlinuz".to_string(), initramfs.digest(initramfs::KERNEL).clone()),
+    ]);
+    if let Some(esp) = iso.files.get(iso::ESP) {
+        images.insert("efiboot.img".to_string(), esp.clone());
+    }
+    let manifest = Manifest {
+        manifest_version: 1,
+        liveiso_version: env!("CARGO_PKG_VERSION"),
+        build_id: &build_id,
+        artifacts: BTreeMap::from([(iso_name.clone(), iso_digest.clone())]),
+        images: images.clone(),
+        initramfs: initramfs::sizes(initramfs)?,
+        notes: &notes,
+        plan: plan_identity,
+    };
+    let checksum = format!("{}  {iso_name}\n", iso_digest.sha256);
+    let artifacts = [
+        Artifact::file(&iso_name, &iso.unchecked_path(iso::ISO), iso_digest.clone()),
+        Artifact::bytes(format!("{iso_name}.sha256"), checksum.into_bytes()),
+        Artifact::bytes(format!("{stem}.manifest.json"), manifest.to_json()?),
+        Artifact::bytes(format!("{stem}.packages.txt"), package_list(plan).into_bytes()),
+        Artifact::file(
+            format!("{stem}.files.txt"),
+            &root.open(root::FILES)?,
+            root.digest(root::FILES).clone(),
+        ),
+    ];
+    let paths = publish(&options.out, &artifacts, || iso.discard())?;
+    let sizes = images.into_iter().map(|(name, digest)| (name, digest.size));
+    let sizes = sizes.chain([("iso".to_string(), iso_digest.size)]).collect();
+    Ok(Built { artifacts: paths, build_id, notes, sizes })
+}

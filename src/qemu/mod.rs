@@ -1,1 +1,32 @@
-//! See the crate documentation.
+//! Booting a medium in QEMU: `liveiso run` for a person, `liveiso test` for proof.
+//!
+//! ```text
+//! Machine ─arguments→ Guest (QEMU process) ─serial→ Shell ─questions→ Report
+//!                                          └─ no login → BootFailure (which step, in words)
+//! ```
+//!
+//! [`machine`] says what PC it is, [`guest`] runs it under a deadline, [`serial`]
+//! talks to its console, [`report`] is what a root shell inside says about itself,
+//! [`failure`] tells from a console log how far a boot got, [`matrix`] runs the
+//! cells of `liveiso test`. Nothing here sleeps: every wait ends at the guest's
+//! next output, at its exit or at the deadline.
+//!
+//! Left out: networks inside the guest, Secure Boot.
+
+pub mod accelerator;
+pub mod failure;
+pub mod guest;
+pub mod machine;
+pub mod matrix;
+pub mod qmp;
+pub mod report;
+pub mod run;
+pub mod serial;
+
+pub use accelerator::Accelerator;
+pub use failure::{BootFailure, FailureKind};
+pub use guest::{Guest, boot_and_report};
+pub use machine::{Firmware, Machine, Medium, UsbController};
+pub use matrix::{Cell, TestOptions, test};
+pub use report::Report;
+pub use run::{Console, RunOptions, run};

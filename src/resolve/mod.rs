@@ -1,1 +1,185 @@
-//! See the crate documentation.
+//! From what the user wrote to what will be built: [`Profile`] to [`Plan`].
+//!
+//! Every default is filled, every value checked, every overlay file pinned by
+//! digest. One function a table; each reports what is wrong and goes on with the
+//! default, so that one run shows every mistake. Nothing of the host reaches the
+//! plan but the profile's files and what the package resolver finds.
+
+mod archive;
+mod boot;
+mod debian;
+mod embedded;
+mod iso;
+mod overlay;
+mod packages;
+mod permissions;
+mod root;
+mod value;
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::diagnostic::Diagnostics;
+use crate::plan::{Overlay, Packages, Plan};
+use crate::profile::{self, Profile};
+
+pub use archive::find_packages;
+pub use debian::ArchiveRequest;
+pub use embedded::{Embedded, EmbeddedKind, airootfs};
+pub use overlay::read_input;
+pub use packages::PackageRequest;
+
+/// Layout of the plan this program writes and reads.
+pub const PLAN_VERSION: u32 = 1;
+
+/// The build's time when neither the caller nor the archive gives one: the day
+/// Debian bookworm was released, 2023-06-10 00:00 UTC.
+pub const DEFAULT_TIMESTAMP: i64 = 1_686_355_200;
+
+/// What decides a plan besides the profile.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The build's time in seconds since 1970-01-01 UTC (`SOURCE_DATE_EPOCH`), if it is given.
+    pub timestamp: Option<i64>,
+    /// The files laid over every root.
+    pub airootfs: &'static [Embedded],
+}
+
+impl Options {
+    /// With the files built into this program.
+    pub fn new(timestamp: Option<i64>) -> Options {
+        Options { timestamp, airootfs: airootfs() }
+    }
+}
+
+/// What the package resolver found for a [`PackageRequest`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct FoundPackages {
+    /// The suites that were really used.
+    pub debian: crate::plan::Debian,
+    /// Every package with its dependencies, by role.
+    pub packages: Packages,
+    /// Newest `Date` of the used suites' Release files, seconds since 1970-01-01 UTC.
+    pub released: Option<i64>,
+}
+
+/// A package name the archive does not have.
+#[derive(Clone, Debug)]
+pub struct UnknownPackage {
+    /// As in the request.
+    pub name: String,
+    /// Names that may have been meant.
+    pub suggestions: Vec<String>,
+}
+
+/// Why the package resolver gave up.
+#[derive(Debug)]
+pub enum FindError {
+    /// The profile's mistake.
+    Unknown(Vec<UnknownPackage>),
+    /// The world's.
+    Failed(anyhow::Error),
+}
+
+/// Why there is no plan.
+#[derive(Debug)]
+pub enum NoPlan {
+    /// The diagnostics say it.
+    Invalid,
+    /// The package resolver failed; there may be diagnostics as well.
+    Failed(anyhow::Error),
+}
+
+/// Resolves a profile directory. `find` is the package resolver; it is asked
+/// even when other parts of the profile are wrong, as long as the request itself
+/// makes sense, so that unknown packages are reported in the same run.
+///
+/// # Errors
+/// [`NoPlan`]; read `diagnostics` in any case, there may be warnings.
+pub fn resolve(
+    dir: &Path,
+    options: &Options,
+    find: impl FnOnce(&PackageRequest) -> Result<FoundPackages, FindError>,
+    diagnostics: &mut Diagnostics,
+) -> Result<Plan, NoPlan> {
+    let (profile, draft) = draft(dir, options, diagnostics).ok_or(NoPlan::Invalid)?;
+    if !draft.request_is_valid {
+        return Err(NoPlan::Invalid);
+    }
+    let found = match find(&draft.request) {
+        Ok(found) => found,
+        Err(FindError::Unknown(unknown)) => {
+            packages::report_unknown(&profile, &draft.request, &unknown, diagnostics);
+            return Err(NoPlan::Invalid);
+        }
+        Err(FindError::Failed(error)) => return Err(NoPlan::Failed(error)),
+    };
+    if diagnostics.has_errors() {
+        return Err(NoPlan::Invalid);
+    }
+    Ok(finish(draft, found, options.timestamp))
+}
+
+/// Reports every mistake that can be found without a package index. Returns
+/// whether there is none.
+pub fn check(dir: &Path, options: &Options, diagnostics: &mut Diagnostics) -> bool {
+    draft(dir, options, diagnostics);
+    !diagnostics.has_errors()
+}
+
+/// A plan without its packages.
+struct Draft {
+    names: iso::Names,
+    request: PackageRequest,
+    request_is_valid: bool,
+    root: crate::plan::Root,
+    initramfs: crate::plan::Initramfs,
+    boot: boot::BootDraft,
+    overlays: Vec<Overlay>,
+    efiboot: std::collections::BTreeMap<String, crate::plan::InputFile>,
+}
+
+fn draft(dir: &Path, options: &Options, diagnostics: &mut Diagnostics) -> Option<(Profile, Draft)> {
+    let profile = profile::load(dir, diagnostics)?;
+    let names = iso::names(&profile, diagnostics);
+    let arch = iso::arch(&profile, diagnostics);
+    let mode = root::mode(&profile.root, diagnostics);
+    let (archive, archive_is_valid) = debian::archive(&profile.debian, diagnostics);
+    let boot = boot::boot(&profile, diagnostics);
+    let request = packages::request(&profile, arch.unwrap_or_default(), mode, archive, &boot, diagnostics);
+    let overlays = overlay::overlays(dir, options.airootfs, diagnostics);
+    let file_permissions = permissions::file_permissions(&profile, &overlays, diagnostics);
+    let root = root::root(&profile.root, mode, file_permissions, diagnostics);
+    let initramfs = boot::initramfs(&profile.initramfs, diagnostics);
+    let efiboot = overlay::efiboot(dir, diagnostics);
+    overlay::misnamed(dir, diagnostics);
+    let request_is_valid = archive_is_valid && arch.is_some();
+    Some((profile, Draft { names, request, request_is_valid, root, initramfs, boot, overlays, efiboot }))
+}
+
+fn finish(draft: Draft, found: FoundPackages, timestamp: Option<i64>) -> Plan {
+    let timestamp = timestamp.or(found.released).unwrap_or(DEFAULT_TIMESTAMP);
+    let names = draft.names;
+    let iso_version = names.version.unwrap_or_else(|| iso::default_version(timestamp));
+    let boot = draft.boot.finish(&names.name, &iso_version);
+    Plan {
+        plan_version: PLAN_VERSION,
+        iso_name: names.name,
+        iso_version,
+        iso_label: names.label,
+        iso_publisher: names.publisher,
+        iso_application: names.application,
+        install_dir: names.install_dir,
+        arch: draft.request.arch,
+        timestamp,
+        debian: found.debian,
+        packages: found.packages,
+        root: draft.root,
+        initramfs: draft.initramfs,
+        boot,
+        overlays: draft.overlays,
+        efiboot: draft.efiboot,
+    }
+}

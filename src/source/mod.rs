@@ -1,1 +1,29 @@
-//! See the crate documentation.
+//! Where trees come from: Debian packages.
+//!
+//! ```text
+//! host_sources ─► Archive::open ─► Archive::resolve ─► fetch ─┬► unpacked_tree    no script runs
+//!  mirrors         signed index     pinned packages    .debs  └► configured_tree  mmdebstrap
+//! ```
+//! apt resolves, downloads and verifies, with private state; the pinned
+//! SHA-256 of the signed index is checked again before a package is used. Only
+//! `Archive` reads the world; the rest works from the pins of a
+//! [`crate::plan::Plan`] and, when the packages are cached, without a network.
+
+mod apt;
+mod ar;
+mod configured;
+mod deb822;
+mod failure;
+mod fetch;
+mod host;
+mod index;
+mod resolve;
+mod unpack;
+
+pub use configured::{configured_tree, volatile_paths};
+pub use failure::{ArchiveError, FailureKind};
+pub use fetch::fetch;
+pub use host::{DEBIAN_KEYRING, HostSources, SecurityPolicy, host_sources};
+pub use index::{Candidate, Index};
+pub use resolve::{Archive, UnknownPackage, Wanted};
+pub use unpack::{unpack_into, unpacked_tree};

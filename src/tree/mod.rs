@@ -16,6 +16,7 @@ mod rules;
 
 mod walk;
 
+pub use archive::read_tar;
 pub use content::{Content, ContentReader};
 pub use edit::Meta;
 pub use listing::{listing, parse_listing};

@@ -1,0 +1,76 @@
+# Drivers: a module is loaded because a device asks for it and for no other
+# reason, since every one costs memory that is not given back.
+#
+# Debian's kernels have no uevent helper, so the bus is read instead of listened
+# to: /sys/kernel/uevent_seqnum moves when a device comes, then every modalias
+# that was not there before goes to modprobe. Polling cannot lose an event.
+# shellcheck shell=sh disable=SC3043,SC2034,SC2154
+
+ASKED=$LIVE/modaliases
+coldplug_seqnum=''
+
+load() {
+	modprobe -abq "$@" 2>/dev/null
+}
+
+# Debian's default of eight devices with 128 requests each takes 0.7 MB; more
+# devices are made when someone asks for them.
+load_loop() {
+	modprobe -bq loop max_loop=1 hw_queue_depth=16 2>/dev/null
+}
+
+# On Debian's busybox modprobe -b honours blacklists for named modules too.
+blacklist_modules() {
+	local name
+	for name in $opt_blacklist; do
+		echo "blacklist $name"
+	done >/etc/modprobe.d/command-line.conf
+}
+
+# True when something new has asked for a driver.
+coldplug() {
+	local seqnum=''
+	read -r seqnum </sys/kernel/uevent_seqnum
+	[ "$seqnum" = "$coldplug_seqnum" ] && return 1
+	coldplug_seqnum=$seqnum
+	[ -e "$ASKED" ] || true >"$ASKED"
+	grep -hs '^MODALIAS=' /sys/bus/*/devices/*/uevent | cut -d= -f2- | sort -u >"$ASKED.now"
+	sort "$ASKED" "$ASKED" "$ASKED.now" | uniq -u >"$ASKED.new"
+	[ -s "$ASKED.new" ] || return 1
+	cp "$ASKED.now" "$ASKED"
+	tr '\n' '\0' <"$ASKED.new" | xargs -0 -n 64 modprobe -abq 2>/dev/null
+	return 0
+}
+
+# Goes on in the background while something else holds up the main line.
+keep_plugging() {
+	(while sleep 0.3; do coldplug; done) &
+	echo $! >"$LIVE/plugging"
+}
+
+stop_plugging() {
+	[ -e "$LIVE/plugging" ] && kill "$(cat "$LIVE/plugging")" && rm -f "$LIVE/plugging"
+}
+
+# Controllers that no bus announces, or that the careful drivers leave alone.
+# Only when nothing else was found: probing them can upset other hardware.
+load_legacy_ide() {
+	say "nothing yet: trying the drivers of very old IDE controllers"
+	rmmod ata_generic 2>/dev/null
+	modprobe -bq ata_generic all_generic_ide=1 2>/dev/null
+	load pata_legacy pata_isapnp pata_qdi pata_winbond_vlb
+}
+
+# Storage and USB, FireWire and SD controllers nothing has claimed.
+driverless_controllers() {
+	local device class
+	for device in /sys/bus/pci/devices/*; do
+		read -r class 2>/dev/null <"$device/class" || continue
+		case $class in
+		0x01* | 0x0c03* | 0x0c00* | 0x0805*) ;;
+		*) continue ;;
+		esac
+		[ -e "$device/driver" ] ||
+			echo "  ${device##*/} class $class id $(cat "$device/vendor"):$(cat "$device/device")"
+	done
+}

@@ -1,0 +1,227 @@
+# The search for the medium: the one file system that holds /INSTALL_DIR/ID.id,
+# ID being this build's. Never by label: labels are cut, changed and shared.
+#
+# It may be a disc, a partition, a whole disk, or lie in an ISO file on any of
+# those. Every device is judged once; again only when its contents have changed.
+# Left out: devices that need more than a mount (LUKS, LVM, RAID, network).
+# shellcheck shell=sh disable=SC3043,SC2034,SC2154
+
+SEEN=$LIVE/seen       # one file a device: key, file system, verdict
+TRIAL=$LIVE/trial     # where a device is looked at
+ISO_DISK=$LIVE/isodev # the disk that holds the ISO file, once found
+
+find_medium() {
+	local start now announced=0 legacy=''
+	mkdir -p "$SEEN"
+	start=$(uptime_seconds)
+	say "looking for the medium of build $BUILD_ID"
+	while true; do
+		while coldplug; do true; done
+		look_round && return 0
+		now=$(($(uptime_seconds) - start))
+		[ "$now" -ge "$opt_timeout" ] && return 1
+		[ "$now" -ge $((announced + 5)) ] && announced=$now &&
+			say "still looking, $((opt_timeout - now)) s left; seen so far: $(seen_in_short)"
+		[ ! "$legacy" ] && [ "$now" -ge $((opt_timeout / 3)) ] && legacy=1 && load_legacy_ide
+		sleep 0.3
+	done
+}
+
+# One look at every device that is there now.
+look_round() {
+	local device
+	for device in $(candidates); do
+		probed "$device" && judge "$device" && return 0
+	done
+	return 1
+}
+
+# Device nodes in the order of trying: what the command line or Ventoy names,
+# discs and partitions before whole disks, removable before built in.
+candidates() {
+	local device
+	{
+		for device in "$(named_device "${LIVE_MEDIA:-$LIVEMEDIA}")" "$(named_device "$opt_device")" "$(named_device "$opt_iso_device")"; do
+			[ -b "$device" ] && echo "0 $device"
+		done
+		for device in /sys/class/block/*; do
+			rank_device "${device##*/}"
+		done
+	} | sort | awk '!done[$2]++ { print $2 }'
+}
+
+rank_device() {
+	local rank=4 path removable=''
+	case $1 in
+	loop* | ram* | zram* | fd* | nbd* | md* | dm-* | mtd* | mmcblk*boot* | mmcblk*rpmb) return ;;
+	sr*) rank=1 ;;
+	*)
+		path=$(readlink -f "/sys/class/block/$1")
+		[ -e "$path/partition" ] && rank=3 && path=${path%/*}
+		read -r removable 2>/dev/null <"$path/removable"
+		case $removable$path in 1* | *usb* | *mmc_host*) rank=$((rank - 2)) ;; esac
+		;;
+	esac
+	echo "$rank /dev/$1"
+}
+
+# /dev/NAME, UUID=… or LABEL=… as a device node. Without udev a device-mapper
+# name may have none of its own; the kernel's always exists.
+named_device() {
+	local path
+	case $1 in
+	/dev/mapper/*)
+		[ -b "$1" ] && echo "$1" && return
+		for path in /sys/class/block/dm-*; do
+			[ "$(cat "$path/dm/name" 2>/dev/null)" = "${1##*/}" ] && echo "/dev/${path##*/}"
+		done
+		;;
+	/dev/*) echo "$1" ;;
+	UUID=* | LABEL=*) findfs "$1" 2>/dev/null ;;
+	esac
+}
+
+# Changes whenever the device or the disc in it does.
+device_key() {
+	local name="${1##*/}" path size='' sequence=''
+	path=$(readlink -f "/sys/class/block/$name")
+	read -r size 2>/dev/null <"$path/size"
+	[ -e "$path/partition" ] && path=${path%/*}
+	read -r sequence 2>/dev/null <"$path/diskseq"
+	echo "$size/$sequence"
+}
+
+# True when the file system of device $1 is known and not yet judged. Reading
+# goes on in the background, so that a dying disk holds up nobody but itself.
+probed() {
+	local record="$SEEN/${1##*/}" key
+	key=$(device_key "$1")
+	if [ "$(sed -n 1p "$record" 2>/dev/null)" != "$key" ]; then
+		rm -f "$record".*
+		printf '%s\n' "$key" >"$record"
+		start_reading "$1" "$record"
+	fi
+	[ -e "$record.type" ] || return 1
+	[ -e "$record.verdict" ] || return 0
+	asks_again "$1" && rm -f "$record.verdict" && start_reading "$1" "$record"
+	return 1
+}
+
+start_reading() {
+	(filesystem_type "$1" >"$2.new" && mv "$2.new" "$2.type") &
+	# Most answer at once: give them that moment before going round again.
+	usleep 50000
+}
+
+# A disc drive that had nothing to read may still be spinning up.
+asks_again() {
+	case $1 in
+	/dev/sr*) grep -q empty "$SEEN/${1##*/}.type" ;;
+	*) return 1 ;;
+	esac
+}
+
+# Mounts device $1 and looks for the marker; on success $MEDIUM is mounted.
+judge() {
+	local record="$SEEN/${1##*/}" type verdict=''
+	read -r type <"$record.type"
+	if mount_readonly "$1" "$type" "$TRIAL"; then
+		if is_our_medium "$TRIAL"; then
+			mkdir -p "$MEDIUM" && mount -o move "$TRIAL" "$MEDIUM"
+			medium_name="$1 ($type)"
+			return 0
+		fi
+		case $type in
+		iso9660 | squashfs) ;;
+		*) iso_inside "$1" "$type" && return 0 ;;
+		esac
+		umount "$TRIAL"
+	fi
+	echo "$verdict" >"$record.verdict"
+	[ "$type" = empty ] || log "$1: $type, $verdict"
+	return 1
+}
+
+# Is the file system mounted on $1 the medium? $verdict says why not.
+is_our_medium() {
+	local other
+	if [ ! -e "$1/$MARKER" ]; then
+		verdict="no liveiso medium"
+		for other in "$1/$INSTALL_DIR"/*.id; do
+			[ -e "$other" ] || continue
+			verdict="another build: ${other##*/}"
+			[ "$opt_any_build" ] && [ -f "$1/$INSTALL_DIR/$IMAGE" ] && return 0
+		done
+		return 1
+	fi
+	[ -f "$1/$INSTALL_DIR/$IMAGE" ] && return 0
+	verdict="our medium, but $INSTALL_DIR/$IMAGE is missing: copied only in part?"
+	return 1
+}
+
+# An ISO file on the disk mounted on $TRIAL (device $1, file system $2): the one
+# that was named, else those in the usual places that carry our volume id.
+iso_inside() {
+	local file
+	if [ "$opt_iso" ]; then
+		verdict="no file $opt_iso"
+		[ -f "$TRIAL/$opt_iso" ] && use_iso "$TRIAL/$opt_iso" && medium_name="$opt_iso on $1 ($2)"
+		return
+	fi
+	for file in "$TRIAL"/*.[iI][sS][oO] "$TRIAL"/[iI][sS][oO]*/*.[iI][sS][oO] \
+		"$TRIAL"/boot/*.[iI][sS][oO] "$TRIAL"/boot/[iI][sS][oO]*/*.[iI][sS][oO]; do
+		if [ -f "$file" ] && [ "$VOLUME" ] && [ "$(volume_id "$file")" = "$VOLUME" ] && use_iso "$file"; then
+			medium_name="${file#"$TRIAL"} on $1 ($2)"
+			return 0
+		fi
+	done
+	return 1
+}
+
+# The volume id stands at byte 40 of the primary volume descriptor (ECMA-119 8.4.7).
+volume_id() {
+	dd if="$1" bs=8 skip=4101 count=4 2>/dev/null | sed 's/ *$//'
+}
+
+use_iso() {
+	attach_loop "$1" || {
+		verdict="${1#"$TRIAL"}: no loop device"
+		return 1
+	}
+	mkdir -p "$MEDIUM" "$ISO_DISK"
+	if [ "$(filesystem_type "$LOOP")" = iso9660 ] && kernel_has_filesystem iso9660 &&
+		mount -t iso9660 -o ro "$LOOP" "$MEDIUM" 2>>"$LOG"; then
+		is_our_medium "$MEDIUM" && mount -o move "$TRIAL" "$ISO_DISK" && return 0
+		umount "$MEDIUM"
+	else
+		verdict="no ISO image, or damaged"
+	fi
+	losetup -d "$LOOP"
+	verdict="${1#"$TRIAL"}: $verdict"
+	return 1
+}
+
+# All that was seen, one word each: sda1 ntfs3, sr0 empty.
+seen_in_short() {
+	local record list=''
+	for record in "$SEEN"/*.type; do
+		[ -e "$record" ] || continue
+		list="$list${list:+, }$(basename "$record" .type) $(cat "$record")"
+	done
+	echo "${list:-no block device}"
+}
+
+# The same in full, for the report.
+seen_in_full() {
+	local device name size type verdict model
+	for device in /sys/class/block/*; do
+		name=${device##*/}
+		[ "$(rank_device "$name")" ] || continue
+		read -r size <"$device/size"
+		type='still reading' verdict='' model=''
+		read -r type 2>/dev/null <"$SEEN/$name.type"
+		read -r verdict 2>/dev/null <"$SEEN/$name.verdict"
+		read -r model 2>/dev/null <"$device/device/model"
+		echo "  $name $((size / 2048)) MiB ${model:+($model) }$type${verdict:+: $verdict}"
+	done
+}

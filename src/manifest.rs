@@ -1,0 +1,57 @@
+//! What was built: artifacts and images by digest, the packages, the plan.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::cache::FileDigest;
+use crate::plan::{Package, Plan};
+
+/// The content of `manifest.json`. Equal for equal builds: no host, no clock.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Manifest<'p> {
+    /// Version of this document's layout.
+    pub manifest_version: u32,
+    /// Version of liveiso.
+    pub liveiso_version: &'static str,
+    /// The id by which /init finds its medium.
+    pub build_id: &'p str,
+    /// Finished files beside the manifest.
+    pub artifacts: BTreeMap<String, FileDigest>,
+    /// Files inside the ISO, by their path there.
+    pub images: BTreeMap<String, FileDigest>,
+    /// What unpacking the initramfs takes.
+    pub initramfs: serde_json::Value,
+    /// Things a user should know and could overlook in a long log.
+    pub notes: &'p [String],
+    /// The resolved plan without host-specific places.
+    pub plan: Plan,
+}
+
+impl Manifest<'_> {
+    /// The document as it is written.
+    ///
+    /// # Errors
+    /// None in practice; serialisation is fallible by type.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        let mut json = serde_json::to_vec_pretty(self).context("serialising the manifest")?;
+        json.push(b'\n');
+        Ok(json)
+    }
+}
+
+/// The package list, one `name version arch` a line, as `dpkg-query` users know it.
+pub fn package_list(plan: &Plan) -> String {
+    let lists =
+        [&plan.packages.root, &plan.packages.kernel, &plan.packages.loaders, &plan.packages.initramfs];
+    let mut lines: Vec<String> = lists.iter().flat_map(|list| list.iter()).map(line).collect();
+    lines.sort();
+    lines.dedup();
+    lines.concat()
+}
+
+fn line(package: &Package) -> String {
+    format!("{} {} {}\n", package.name, package.version, package.arch)
+}

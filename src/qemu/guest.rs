@@ -1,0 +1,354 @@
+//! One QEMU process under a deadline.
+//!
+//! QEMU connects to sockets we listen on, so there is nothing to poll for while it
+//! starts. It dies with us: a [`Guest`] that is dropped kills it, and `setpriv
+//! --pdeathsig` makes the kernel do so when we are killed. (The signal comes when
+//! the *thread* that started QEMU ends, so a guest stays with its thread.)
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tempfile::TempDir;
+
+use super::failure::{BootFailure, Ending, FailureKind, is_hopeless};
+use super::machine::{Arguments, Machine};
+use super::qmp::Qmp;
+use super::report::{Report, Shell};
+use super::serial::{Serial, Stopped};
+use crate::host::{self, Tool};
+
+/// What QEMU is needed for, in messages.
+pub(super) const PURPOSE: &str = "booting the image";
+
+/// A failed boot's last picture, in the log directory.
+const SCREENSHOT: &str = "screen.png";
+
+/// A running machine.
+#[derive(Debug)]
+pub struct Guest {
+    /// Its first serial port.
+    pub serial: Serial,
+    /// Its monitor.
+    pub qmp: Qmp,
+    process: Process,
+    firmware_log: File,
+}
+
+/// The QEMU command for a machine, told to die with us; the caller adds arguments and wires it up.
+///
+/// # Errors
+/// QEMU or setpriv is not installed.
+pub(super) fn command(machine: &Machine) -> Result<Tool> {
+    let qemu = host::find_tool(machine.program(), PURPOSE)?;
+    Ok(Tool::new("setpriv", PURPOSE)?.args(["--pdeathsig", "KILL"]).arg(qemu))
+}
+
+impl Guest {
+    /// Starts a machine with `image` as its medium.
+    ///
+    /// `log_dir` receives `console.log` (serial output as it came), `firmware.log`
+    /// (SeaBIOS's debug port) and `qemu.log` (the command and QEMU's own messages);
+    /// without it they are lost with the guest.
+    ///
+    /// # Errors
+    /// A missing program or firmware, a QEMU that does not start until `deadline`.
+    pub fn start(
+        machine: &Machine,
+        image: Option<&Path>,
+        log_dir: Option<&Path>,
+        deadline: Instant,
+    ) -> Result<Guest> {
+        // Only needed while QEMU starts: it keeps open what it opened, and we remove the names.
+        let scratch = scratch_dir()?;
+        let log_dir = log_dir.unwrap_or(scratch.path());
+        std::fs::create_dir_all(log_dir).with_context(|| format!("creating {}", log_dir.display()))?;
+        remove_if_there(&log_dir.join(SCREENSHOT))?;
+        let console_log = new_log(&log_dir.join("console.log"))?;
+        let firmware_path = log_dir.join("firmware.log");
+        let firmware_log = new_log(&firmware_path)?;
+        let vars = machine.prepare_firmware(scratch.path())?;
+        let serial = Listener::bind(scratch.path(), "serial.sock")?;
+        let monitor = Listener::bind(scratch.path(), "monitor.sock")?;
+        let mut wires = Arguments::default();
+        wires.words(&["-display", "none", "-chardev"]).path("socket,id=serial,path=", &serial.path);
+        wires.words(&["-serial", "chardev:serial", "-chardev"]);
+        wires.path("socket,id=monitor,path=", &monitor.path);
+        wires.words(&["-mon", "chardev=monitor,mode=control", "-chardev"]);
+        wires.path("file,id=firmware,path=", &firmware_path);
+        wires.words(&["-device", "isa-debugcon,iobase=0x402,chardev=firmware"]);
+        let tool = command(machine)?.args(machine.arguments(image, &vars)).args(wires.0);
+        let mut process = Process::start(tool, &log_dir.join("qemu.log"))?;
+        let serial = Serial::new(serial.accept(&process, deadline)?, Some(console_log));
+        // QEMU connects first and looks at its machine then: a refused one closes the monitor.
+        let stream = monitor.accept(&process, deadline)?;
+        let qmp = Qmp::new(stream).map_err(|e| process.explained(e, deadline))?;
+        Ok(Guest { serial, qmp, process, firmware_log })
+    }
+
+    /// What the firmware wrote to its debug port so far.
+    pub fn firmware_log(&self) -> String {
+        String::from_utf8_lossy(&content(&self.firmware_log)).into_owned()
+    }
+
+    /// QEMU's process id.
+    pub fn process_id(&self) -> u32 {
+        self.process.child.id()
+    }
+
+    /// Waits until QEMU exits, taking in what the guest still prints; `None` at the deadline.
+    ///
+    /// # Errors
+    /// A broken socket or log file.
+    pub fn wait(&mut self, deadline: Instant) -> Result<Option<ExitStatus>> {
+        if self.serial.drain(deadline)? == Stopped::Ended {
+            return self.process.wait(deadline);
+        }
+        Ok(None)
+    }
+}
+
+/// An earlier boot's picture must not be taken for this one's.
+fn remove_if_there(file: &Path) -> Result<()> {
+    match std::fs::remove_file(file) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("removing {}", file.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes an empty file that can be read back.
+fn new_log(path: &Path) -> Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(true);
+    options.open(path).with_context(|| format!("creating {}", path.display()))
+}
+
+/// The first MiB of a log file, whatever became of its name.
+fn content(log: &File) -> Vec<u8> {
+    let mut bytes = vec![0; 1 << 20];
+    let mut length = 0;
+    // A log that cannot be read says nothing; the failure it would explain is reported anyway.
+    while let Ok(n @ 1..) = log.read_at(&mut bytes[length..], length as u64) {
+        length += n;
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+/// Our own directory for sockets and firmware variables, closed to others.
+pub(super) fn scratch_dir() -> Result<TempDir> {
+    tempfile::Builder::new()
+        .prefix("liveiso-qemu-")
+        .tempdir()
+        .context("creating a directory for QEMU's sockets")
+}
+
+/// A child that is killed when dropped.
+#[derive(Debug)]
+pub(super) struct Process {
+    child: Child,
+    pidfd: OwnedFd,
+    log: File,
+}
+
+impl Process {
+    /// Starts a program with nothing to read and its messages in a log file.
+    pub(super) fn start(tool: Tool, log: &Path) -> Result<Process> {
+        let shown = tool.shown();
+        let writing = || format!("writing {}", log.display());
+        let mut log_file = new_log(log)?;
+        writeln!(log_file, "{shown}").with_context(writing)?;
+        let output = log_file.try_clone().with_context(writing)?;
+        let errors = log_file.try_clone().with_context(writing)?;
+        let mut command: Command = tool.into_command();
+        command.stdin(Stdio::null()).stdout(output).stderr(errors);
+        let mut child = command.spawn().with_context(|| format!("starting {shown}"))?;
+        let pid = rustix::process::Pid::from_child(&child);
+        match rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {
+            Ok(pidfd) => Ok(Process { child, pidfd, log: log_file }),
+            Err(e) => {
+                kill(&mut child);
+                Err(e).context("watching QEMU (Linux 5.3 or later is needed)")
+            }
+        }
+    }
+
+    /// Waits for the exit; `None` at the deadline.
+    pub(super) fn wait(&mut self, deadline: Instant) -> Result<Option<ExitStatus>> {
+        match first_ready(&[self.pidfd.as_fd()], deadline)? {
+            Some(_) => Ok(Some(self.child.wait().context("waiting for QEMU")?)),
+            None => Ok(None),
+        }
+    }
+
+    /// An error in talking to the program, or its own last words if it ended.
+    pub(super) fn explained(&mut self, error: anyhow::Error, deadline: Instant) -> anyhow::Error {
+        match self.wait(deadline.min(Instant::now() + Duration::from_secs(5))) {
+            Ok(Some(_)) => anyhow!("QEMU did not start:\n{}", self.messages()),
+            _ => error,
+        }
+    }
+
+    /// What the program printed, without the command line in front.
+    fn messages(&self) -> String {
+        let log = content(&self.log);
+        let start = log.iter().position(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        host::last_lines(&log[start..])
+    }
+}
+
+fn kill(child: &mut Child) {
+    // Both fail only when it is gone already.
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        kill(&mut self.child);
+    }
+}
+
+/// The first of some descriptors that can be read or is closed; `None` at the deadline.
+fn first_ready(descriptors: &[BorrowedFd], deadline: Instant) -> Result<Option<usize>> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).context("counting the time-out")?;
+        let mut fds: Vec<PollFd> =
+            descriptors.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(0) if left.is_zero() => return Ok(None),
+            Ok(_) => {
+                if let Some(ready) = fds.iter().position(|fd| !fd.revents().is_empty()) {
+                    return Ok(Some(ready));
+                }
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e).context("waiting for QEMU"),
+        }
+    }
+}
+
+/// A socket QEMU connects to.
+pub(super) struct Listener {
+    listener: UnixListener,
+    pub(super) path: PathBuf,
+}
+
+impl Listener {
+    pub(super) fn bind(dir: &Path, name: &str) -> Result<Listener> {
+        let path = dir.join(name);
+        let listener =
+            UnixListener::bind(&path).with_context(|| format!("creating the socket {}", path.display()))?;
+        Ok(Listener { listener, path })
+    }
+
+    /// Takes the connection of a process that is about to make it.
+    pub(super) fn accept(&self, process: &Process, deadline: Instant) -> Result<UnixStream> {
+        let descriptors = [self.listener.as_fd(), process.pidfd.as_fd()];
+        match first_ready(&descriptors, deadline)? {
+            Some(0) => Ok(self.listener.accept().context("accepting QEMU's connection")?.0),
+            Some(_) => bail!("QEMU did not start:\n{}", process.messages()),
+            None => bail!("QEMU did not start in time:\n{}", process.messages()),
+        }
+    }
+}
+
+/// What became of one boot.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Boot {
+    /// What the system says about itself, if it came that far.
+    pub report: Option<Report>,
+    /// What went wrong; `None` for a boot as it should be.
+    pub failure: Option<BootFailure>,
+    /// Wall-clock seconds from power-on to the root shell.
+    pub login_seconds: Option<f64>,
+}
+
+/// Boots `image`, logs in on the serial console, asks for a [`Report`], compares it
+/// with what it should be and powers off.
+///
+/// `expected_id` is the build id, or `None` to take any. `limit` holds for all of it.
+/// For `log_dir` see [`Guest::start`]; a failed boot leaves `screen.png` there too.
+///
+/// # Errors
+/// Only the host's failures (a missing program, a full disk); the guest's are in [`Boot::failure`].
+pub fn boot_and_report(
+    machine: &Machine,
+    image: &Path,
+    expected_id: Option<&str>,
+    limit: Duration,
+    log_dir: Option<&Path>,
+) -> Result<Boot> {
+    let started = Instant::now();
+    let deadline = started + limit;
+    let mut guest = Guest::start(machine, Some(image), log_dir, deadline)?;
+    let mut boot = Boot { report: None, failure: None, login_seconds: None };
+    boot.failure = converse(&mut guest, machine, expected_id, started, limit, &mut boot)?;
+    if let (Some(_), Some(dir)) = (&boot.failure, log_dir) {
+        let picture = std::path::absolute(dir.join(SCREENSHOT)).context("finding the current directory")?;
+        // Best effort: the machine may be gone already.
+        let _ = guest.qmp.screenshot(&picture);
+    }
+    Ok(boot)
+}
+
+fn converse(
+    guest: &mut Guest,
+    machine: &Machine,
+    expected_id: Option<&str>,
+    started: Instant,
+    limit: Duration,
+    boot: &mut Boot,
+) -> Result<Option<BootFailure>> {
+    let deadline = started + limit;
+    let stopped = match Shell::log_in(&mut guest.serial, deadline, is_hopeless)? {
+        Err(stopped) => stopped,
+        Ok(mut shell) => {
+            boot.login_seconds = Some(started.elapsed().as_secs_f64());
+            let answer = shell.report(deadline);
+            let report = match answer {
+                Ok(report) => boot.report.insert(report),
+                Err(e) => return Ok(Some(failure(guest, FailureKind::NoReport, format!("{e:#}")))),
+            };
+            let faults = report.faults(expected_id, machine.firmware.efi_bits());
+            shell.type_line("poweroff -f")?;
+            if !faults.is_empty() {
+                return Ok(Some(failure(guest, FailureKind::WrongSystem, faults.join("; "))));
+            }
+            return match guest.wait(deadline)? {
+                Some(status) if status.success() => Ok(None),
+                Some(status) => bail!("QEMU failed ({status}):\n{}", guest.process.messages()),
+                None => Ok(Some(BootFailure {
+                    ending: Ending::time_out(limit),
+                    ..failure(guest, FailureKind::NoPoweroff, String::new())
+                })),
+            };
+        }
+    };
+    let ending = match stopped {
+        Some(Stopped::Deadline) => Ending::time_out(limit),
+        Some(Stopped::Ended) => Ending::Exit,
+        Some(Stopped::TooMuch) | None => Ending::Seen,
+    };
+    if ending == Ending::Exit
+        && let Some(status) = guest.process.wait(deadline)?
+        && !status.success()
+    {
+        bail!("QEMU failed ({status}):\n{}", guest.process.messages());
+    }
+    Ok(Some(BootFailure::classify(guest.serial.text(), &guest.firmware_log(), ending)))
+}
+
+fn failure(guest: &Guest, kind: FailureKind, detail: String) -> BootFailure {
+    BootFailure::new(kind, Ending::Seen, detail, guest.serial.text())
+}

@@ -1,0 +1,356 @@
+//! Descriptions of PCs and the QEMU arguments that make them.
+//!
+//! The arguments are spelled out rather than left to QEMU's defaults
+//! (`-nodefaults`), so a machine has the parts named here and no others, and
+//! `-boot strict=on` keeps the firmware from trying anything but the medium.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use super::accelerator::Accelerator;
+
+/// The firmware a machine starts with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Firmware {
+    /// SeaBIOS, on a PC of the late nineties (i440FX, PIIX IDE).
+    Bios,
+    /// 64-bit UEFI (OVMF), on a Q35 board with AHCI.
+    UefiX64,
+    /// 32-bit UEFI (OVMF), on a Q35 board with AHCI.
+    UefiIa32,
+}
+
+impl Firmware {
+    /// Every firmware, in the order of the test table.
+    pub const ALL: [Firmware; 3] = [Firmware::Bios, Firmware::UefiX64, Firmware::UefiIa32];
+
+    /// The name used in options, tables and directories.
+    pub fn name(self) -> &'static str {
+        match self {
+            Firmware::Bios => "bios",
+            Firmware::UefiX64 => "uefi-x64",
+            Firmware::UefiIa32 => "uefi-ia32",
+        }
+    }
+
+    /// Memory in MiB that `liveiso test` gives a machine unless told otherwise.
+    ///
+    /// A BIOS machine gets what the product promises; OVMF itself takes about
+    /// 64 MiB (ia32) and more (x64), so UEFI machines need that much above it.
+    pub fn default_memory_mib(self) -> u32 {
+        match self {
+            Firmware::Bios => 128,
+            Firmware::UefiX64 | Firmware::UefiIa32 => 256,
+        }
+    }
+
+    /// Word size in bits the kernel reports in `/sys/firmware/efi/fw_platform_size`.
+    pub fn efi_bits(self) -> Option<u32> {
+        match self {
+            Firmware::Bios => None,
+            Firmware::UefiX64 => Some(64),
+            Firmware::UefiIa32 => Some(32),
+        }
+    }
+
+    /// The flash images, or `None` where QEMU brings the firmware itself.
+    fn flash(self) -> Option<Flash> {
+        match self {
+            Firmware::Bios => None,
+            Firmware::UefiX64 => {
+                Some(Flash { code: "OVMF_CODE_4M.fd", vars: "OVMF_VARS_4M.fd", package: "ovmf" })
+            }
+            // Debian builds the 32-bit firmware only with Secure Boot, hence with SMM; no keys are enrolled.
+            Firmware::UefiIa32 => Some(Flash {
+                code: "OVMF32_CODE_4M.secboot.fd",
+                vars: "OVMF32_VARS_4M.fd",
+                package: "ovmf-ia32",
+            }),
+        }
+    }
+}
+
+/// A firmware's files in Debian.
+struct Flash {
+    code: &'static str,
+    vars: &'static str,
+    package: &'static str,
+}
+
+/// Where Debian's ovmf packages keep their images.
+const OVMF_DIR: &str = "/usr/share/OVMF";
+
+/// What the image pretends to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Medium {
+    /// A CD in an IDE or AHCI drive.
+    Cd,
+    /// A USB stick the image was written to with `dd`, write-protected.
+    Usb,
+}
+
+impl Medium {
+    /// Every medium, in the order of the test table.
+    pub const ALL: [Medium; 2] = [Medium::Cd, Medium::Usb];
+
+    /// The name used in options, tables and directories.
+    pub fn name(self) -> &'static str {
+        match self {
+            Medium::Cd => "cd",
+            Medium::Usb => "usb",
+        }
+    }
+}
+
+/// The host controller a USB stick hangs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum UsbController {
+    /// USB 1.1, Intel.
+    Uhci,
+    /// USB 1.1, everyone else.
+    Ohci,
+    /// USB 2.0.
+    Ehci,
+    /// USB 3.
+    Xhci,
+}
+
+impl UsbController {
+    fn device(self) -> &'static str {
+        match self {
+            UsbController::Uhci => "piix3-usb-uhci",
+            UsbController::Ohci => "pci-ohci",
+            UsbController::Ehci => "usb-ehci",
+            UsbController::Xhci => "qemu-xhci",
+        }
+    }
+}
+
+/// One PC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// What starts it.
+    pub firmware: Firmware,
+    /// What the image is plugged in as.
+    pub medium: Medium,
+    /// The controller for [`Medium::Usb`].
+    pub usb: UsbController,
+    /// RAM in MiB.
+    pub memory_mib: u32,
+    /// Virtual processors.
+    pub cpus: u32,
+    /// QEMU's name of the processor model.
+    pub cpu: String,
+    /// Who executes the guest's instructions.
+    pub accelerator: Accelerator,
+    /// Further QEMU arguments, such as more drives or `-kernel`.
+    pub extra: Vec<OsString>,
+}
+
+impl Machine {
+    /// A machine as `liveiso test` uses it: one processor, the default memory, TCG.
+    ///
+    /// A BIOS machine is a Pentium III with USB 2.0, a UEFI machine has USB 3.
+    pub fn new(firmware: Firmware, medium: Medium) -> Machine {
+        let (usb, cpu) = match firmware {
+            Firmware::Bios => (UsbController::Ehci, "pentium3"),
+            Firmware::UefiX64 => (UsbController::Xhci, "qemu64"),
+            Firmware::UefiIa32 => (UsbController::Xhci, "coreduo"),
+        };
+        Machine {
+            firmware,
+            medium,
+            usb,
+            memory_mib: firmware.default_memory_mib(),
+            cpus: 1,
+            cpu: cpu.to_string(),
+            accelerator: Accelerator::Tcg,
+            extra: Vec::new(),
+        }
+    }
+
+    /// Firmware and medium in one word, `uefi-x64-usb`.
+    pub fn name(&self) -> String {
+        format!("{}-{}", self.firmware.name(), self.medium.name())
+    }
+
+    /// The QEMU program that is this machine.
+    pub fn program(&self) -> &'static str {
+        match self.firmware {
+            Firmware::UefiX64 => "qemu-system-x86_64",
+            // OVMF's 32-bit SMM code needs a processor without long mode.
+            Firmware::Bios | Firmware::UefiIa32 => "qemu-system-i386",
+        }
+    }
+
+    /// The hardware as QEMU arguments; `image` is the medium, if there is one, and
+    /// `vars` the machine's own copy of the UEFI variables.
+    pub fn arguments(&self, image: Option<&Path>, vars: &Path) -> Vec<OsString> {
+        let board = match self.firmware {
+            Firmware::Bios => "pc",
+            Firmware::UefiX64 => "q35",
+            Firmware::UefiIa32 => "q35,smm=on",
+        };
+        let mut args = Arguments::default();
+        args.words(&["-nodefaults", "-no-user-config", "-no-reboot"])
+            .words(&["-machine", board, "-accel", self.accelerator.name(), "-cpu", &self.cpu])
+            .words(&["-m", &self.memory_mib.to_string(), "-smp", &self.cpus.to_string()])
+            // The reboot time-out makes SeaBIOS give up at once instead of trying for ever.
+            .words(&["-vga", "std", "-boot", "strict=on,reboot-timeout=0"]);
+        self.flash_arguments(&mut args, vars);
+        if let Some(image) = image {
+            self.medium_arguments(&mut args, image);
+        }
+        args.0.extend(self.extra.iter().cloned());
+        args.0
+    }
+
+    fn flash_arguments(&self, args: &mut Arguments, vars: &Path) {
+        let Some(flash) = self.firmware.flash() else {
+            return;
+        };
+        let code = Path::new(OVMF_DIR).join(flash.code);
+        args.words(&["-drive"]).path("if=pflash,unit=0,format=raw,readonly=on,file=", &code);
+        args.words(&["-drive"]).path("if=pflash,unit=1,format=raw,file=", vars);
+        if self.firmware == Firmware::UefiIa32 {
+            args.words(&["-global", "driver=cfi.pflash01,property=secure,value=on"])
+                .words(&["-global", "ICH9-LPC.disable_s3=1"]);
+        }
+    }
+
+    fn medium_arguments(&self, args: &mut Arguments, image: &Path) {
+        args.words(&["-blockdev"])
+            .path("driver=file,node-name=image,read-only=on,filename=", image)
+            .words(&["-blockdev", "driver=raw,node-name=medium,read-only=on,file=image"]);
+        match (self.medium, self.firmware) {
+            (Medium::Cd, Firmware::Bios) => {
+                args.words(&["-device", "ide-cd,bus=ide.1,drive=medium,bootindex=0"])
+            }
+            (Medium::Cd, _) => args.words(&["-device", "ide-cd,bus=ide.0,drive=medium,bootindex=0"]),
+            (Medium::Usb, _) => args
+                .words(&["-device", &format!("{},id=usb", self.usb.device())])
+                .words(&["-device", "usb-storage,bus=usb.0,drive=medium,bootindex=0"]),
+        };
+    }
+
+    /// Makes the machine's own copy of the UEFI variables in `dir` and returns its path.
+    ///
+    /// # Errors
+    /// A firmware that is not installed, with its Debian package.
+    pub fn prepare_firmware(&self, dir: &Path) -> Result<PathBuf> {
+        let vars = dir.join("vars.fd");
+        let Some(flash) = self.firmware.flash() else {
+            return Ok(vars);
+        };
+        for file in [flash.code, flash.vars] {
+            let path = Path::new(OVMF_DIR).join(file);
+            if !path.is_file() {
+                bail!(
+                    "{} is not installed, but is needed for {} machines; install it with `sudo apt-get install {}`",
+                    path.display(),
+                    self.firmware.name(),
+                    flash.package
+                );
+            }
+        }
+        // Not fs::copy: the copy must be writable whatever the original's mode.
+        let content = std::fs::read(Path::new(OVMF_DIR).join(flash.vars))?;
+        std::fs::write(&vars, content)?;
+        Ok(vars)
+    }
+}
+
+/// A list of arguments under construction.
+#[derive(Default)]
+pub(super) struct Arguments(pub(super) Vec<OsString>);
+
+impl Arguments {
+    pub(super) fn words(&mut self, words: &[&str]) -> &mut Arguments {
+        self.0.extend(words.iter().map(OsString::from));
+        self
+    }
+
+    /// One argument that ends in a path; QEMU's option syntax wants commas doubled.
+    pub(super) fn path(&mut self, before: &str, path: &Path) -> &mut Arguments {
+        let mut argument = OsString::from(before);
+        argument.push(doubled_commas(path.as_os_str()));
+        self.0.push(argument);
+        self
+    }
+}
+
+fn doubled_commas(text: &OsStr) -> OsString {
+    let parts: Vec<&[u8]> = text.as_bytes().split(|byte| *byte == b',').collect();
+    OsString::from_vec(parts.join(&b",,"[..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(machine: &Machine) -> String {
+        let words = machine.arguments(Some(Path::new("/a,b.iso")), Path::new("/t/vars.fd"));
+        let words: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        format!("{} {}", machine.program(), words.join(" "))
+    }
+
+    const COMMON: &str = "-nodefaults -no-user-config -no-reboot";
+    const BLOCK: &str = "-blockdev driver=file,node-name=image,read-only=on,filename=/a,,b.iso \
+                         -blockdev driver=raw,node-name=medium,read-only=on,file=image";
+    const X64_FLASH: &str = "-drive if=pflash,unit=0,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd \
+         -drive if=pflash,unit=1,format=raw,file=/t/vars.fd";
+    const IA32_FLASH: &str = "-drive if=pflash,unit=0,format=raw,readonly=on,file=/usr/share/OVMF/OVMF32_CODE_4M.secboot.fd \
+         -drive if=pflash,unit=1,format=raw,file=/t/vars.fd \
+         -global driver=cfi.pflash01,property=secure,value=on -global ICH9-LPC.disable_s3=1";
+
+    #[test]
+    fn arguments_of_the_six_machines() {
+        let boot = "-smp 1 -vga std -boot strict=on,reboot-timeout=0";
+        let bios =
+            format!("qemu-system-i386 {COMMON} -machine pc -accel tcg -cpu pentium3 -m 128 {boot} {BLOCK}");
+        let x64 = format!(
+            "qemu-system-x86_64 {COMMON} -machine q35 -accel tcg -cpu qemu64 -m 256 {boot} {X64_FLASH} {BLOCK}"
+        );
+        let ia32 = format!(
+            "qemu-system-i386 {COMMON} -machine q35,smm=on -accel tcg -cpu coreduo -m 256 {boot} {IA32_FLASH} {BLOCK}"
+        );
+        let stick = "-device usb-storage,bus=usb.0,drive=medium,bootindex=0";
+        let expected = [
+            format!("{bios} -device ide-cd,bus=ide.1,drive=medium,bootindex=0"),
+            format!("{bios} -device usb-ehci,id=usb {stick}"),
+            format!("{x64} -device ide-cd,bus=ide.0,drive=medium,bootindex=0"),
+            format!("{x64} -device qemu-xhci,id=usb {stick}"),
+            format!("{ia32} -device ide-cd,bus=ide.0,drive=medium,bootindex=0"),
+            format!("{ia32} -device qemu-xhci,id=usb {stick}"),
+        ];
+        let found: Vec<String> = Firmware::ALL
+            .iter()
+            .flat_map(|firmware| Medium::ALL.map(|medium| shown(&Machine::new(*firmware, medium))))
+            .collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn arguments_of_a_machine_without_medium() {
+        let machine = Machine {
+            usb: UsbController::Uhci,
+            memory_mib: 40,
+            cpus: 2,
+            accelerator: Accelerator::Kvm,
+            extra: vec!["-kernel".into(), "/k".into()],
+            ..Machine::new(Firmware::Bios, Medium::Usb)
+        };
+        let words = machine.arguments(None, Path::new("/none"));
+        let expected = "-nodefaults -no-user-config -no-reboot -machine pc -accel kvm -cpu pentium3 -m 40 -smp 2 \
+                        -vga std -boot strict=on,reboot-timeout=0 -kernel /k";
+        assert_eq!(words, expected.split(' ').map(OsString::from).collect::<Vec<_>>());
+    }
+}

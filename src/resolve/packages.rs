@@ -1,0 +1,131 @@
+//! Which packages are wanted, and the report on those that do not exist.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use super::UnknownPackage;
+use super::boot::BootDraft;
+use super::debian::ArchiveRequest;
+use super::value::without_duplicates;
+use crate::boot::loader_packages;
+use crate::diagnostic::{Diagnostics, Place};
+use crate::plan::{Arch, RootMode};
+use crate::profile::{Profile, Text};
+
+/// What the package resolver is asked: names only, each list sorted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PackageRequest {
+    /// The root's architecture.
+    pub arch: Arch,
+    /// Where to look.
+    pub archive: ArchiveRequest,
+    /// Whether maintainer scripts will run; a configured root has Debian's essential packages besides.
+    pub mode: RootMode,
+    /// The profile's packages.
+    pub root: Vec<String>,
+    /// The kernel's meta package.
+    pub kernel: Vec<String>,
+    /// Packages of which only boot loader files are used.
+    pub loaders: Vec<String>,
+    /// The initramfs' own.
+    pub initramfs: Vec<String>,
+}
+
+pub(super) fn request(
+    profile: &Profile,
+    arch: Arch,
+    mode: RootMode,
+    archive: ArchiveRequest,
+    boot: &BootDraft,
+    diagnostics: &mut Diagnostics,
+) -> PackageRequest {
+    let kernel = kernel(profile, arch, diagnostics);
+    let listed = without_duplicates(&profile.packages, "package", diagnostics);
+    let mut root = BTreeSet::new();
+    for (name, place) in listed {
+        if name == kernel {
+            diagnostics
+                .warning(
+                    &place,
+                    format!("package `{name}` is the kernel, which is there without being listed"),
+                )
+                .help("remove it here; [kernel] decides which one it is");
+        } else if is_name(&name, &place, diagnostics) {
+            root.insert(name);
+        }
+    }
+    PackageRequest {
+        arch,
+        archive,
+        mode,
+        root: root.into_iter().collect(),
+        kernel: vec![kernel],
+        loaders: loader_packages(&boot.bootmodes).into_iter().map(String::from).collect(),
+        initramfs: vec!["busybox-static".to_string()],
+    }
+}
+
+fn kernel(profile: &Profile, arch: Arch, diagnostics: &mut Diagnostics) -> String {
+    match &profile.kernel.package {
+        Some(written) if is_name(&written.value, &written.place, diagnostics) => written.value.clone(),
+        _ => match arch {
+            Arch::I386 => "linux-image-686".to_string(),
+            Arch::Amd64 => "linux-image-amd64".to_string(),
+        },
+    }
+}
+
+/// Debian policy §5.6.1, without the trailing `-` that means removal to apt.
+fn is_name(name: &str, place: &Place, diagnostics: &mut Diagnostics) -> bool {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c);
+    let starts_well = name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
+    if name.len() >= 2 && starts_well && name.chars().all(allowed) && !name.ends_with('-') {
+        return true;
+    }
+    let help = match name {
+        n if n.contains(':') => "leave out `:arch`; every package has the profile's architecture",
+        n if n.contains(['=', '/', '<', '>']) => "leave out the version; the suite decides it",
+        n if n.contains(char::is_whitespace) => "write one name a string",
+        _ => "names are at least two of a-z, 0-9 and + - . and start with a letter or digit",
+    };
+    diagnostics.error(place, format!("`{name}` is no package name")).help(help);
+    false
+}
+
+/// One report a place that names an unknown package; for a package the profile
+/// does not name, at the key that brought it in.
+pub(super) fn report_unknown(
+    profile: &Profile,
+    request: &PackageRequest,
+    unknown: &[UnknownPackage],
+    diagnostics: &mut Diagnostics,
+) {
+    let (arch, suite) = (request.arch.debian_name(), &request.archive.suite);
+    for package in unknown {
+        let message = format!("no package `{}` for {arch} in {suite}", package.name);
+        let Some(place) = place_of(profile, &package.name) else {
+            continue;
+        };
+        let diagnostic = diagnostics.error(place, message);
+        match package.suggestions.as_slice() {
+            [] if request.archive.components == ["main"] => {
+                diagnostic.help("if it is not free software, add its component to [debian] `components`");
+            }
+            [] => {}
+            names => diagnostic.help(format!("did you mean `{}`?", names.join("` or `"))),
+        }
+    }
+}
+
+fn place_of<'a>(profile: &'a Profile, name: &str) -> Option<&'a Place> {
+    let text = |t: &'a Option<Text>| t.as_ref().map(|t| &t.place);
+    let listed = profile.packages.iter().find(|p| p.value == name).map(|p| &p.place);
+    let kernel = profile.kernel.package.as_ref().filter(|k| k.value == name).map(|k| &k.place);
+    listed
+        .or(kernel)
+        .or(profile.bootmodes.as_ref().map(|b| &b.place).filter(|_| !name.starts_with("linux-image")))
+        .or(text(&profile.debian.suite))
+        .or(text(&profile.arch))
+        .or(profile.start.as_ref())
+}

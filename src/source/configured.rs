@@ -1,0 +1,319 @@
+//! A root whose packages are configured: maintainer scripts run.
+//!
+//! mmdebstrap installs in an unshared namespace (as root: a mount namespace, as
+//! a user: a user namespace with the subordinate ids of subuid(5)), offline, from
+//! a flat repository of exactly the pinned packages. Their digests were checked
+//! against the signed index, so that repository needs no signature of its own.
+//!
+//! The pins reach the namespace through mmdebstrap's `sync-in` hook: its user
+//! cannot read the caller's private directories. `setpriv --pdeathsig` ends
+//! mmdebstrap with us, however we die; on SIGTERM it removes its own tree. Only a
+//! SIGKILL of mmdebstrap itself leaves that tree, in the cache's work directory
+//! (swept by the next run) or, where others cannot enter that, in /var/tmp.
+//!
+//! Left out: undoing what differs from run to run; see [`volatile_paths`].
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Serialize;
+
+use super::ar::Deb;
+use super::deb822::stanzas;
+use super::fetch::deb_path;
+use crate::cache::{Cache, hex_sha256};
+use crate::host::Tool;
+use crate::plan::{Arch, Package};
+use crate::tree::{Tree, read_tar};
+
+/// Raised when the way of installing changes what comes out.
+const RECIPE: u32 = 1;
+const PURPOSE: &str = "installing packages with their maintainer scripts";
+
+/// What decides the result; the key of the cached stage.
+#[derive(Serialize)]
+struct Inputs<'a> {
+    recipe: u32,
+    arch: Arch,
+    suite: &'a str,
+    timestamp: i64,
+    path_excludes: &'a [String],
+    packages: Vec<(&'a str, &'a str, &'a str, &'a str)>,
+}
+
+/// Installs `packages` (with all dependencies and the essential set, as
+/// [`super::Archive::resolve`] gives them) and reads the result.
+///
+/// `timestamp` becomes SOURCE_DATE_EPOCH (seconds since 1970-01-01 UTC);
+/// `path_excludes` are dpkg `path-exclude` patterns such as `/usr/share/man/*`.
+///
+/// # Errors
+/// A missing tool, no permission for namespaces (with what to change), a
+/// failing maintainer script, an installed set that differs from the pins.
+pub fn configured_tree(
+    cache: &Cache,
+    arch: Arch,
+    suite: &str,
+    packages: &[Package],
+    timestamp: i64,
+    path_excludes: &[String],
+) -> Result<Tree> {
+    let pins = packages.iter().map(|p| (&*p.name, &*p.version, &*p.arch, &*p.sha256)).collect();
+    let inputs = Inputs { recipe: RECIPE, arch, suite, timestamp, path_excludes, packages: pins };
+    let output = cache.stage("configured-root", &inputs, |dir| {
+        let tar = dir.join("root.tar");
+        install(cache, &inputs, packages, &tar)?;
+        check_installed(&tar, packages)
+    })?;
+    let mut tree = Tree::new();
+    read_tar(&mut tree, &output.open("root.tar")?, "configured packages")?;
+    Ok(tree)
+}
+
+/// Paths (globs against `/path`) that maintainer scripts, dpkg and ldconfig write
+/// anew or differently on every run, found by installing the rescue set twice.
+/// The tree stage removes them; none is needed to run.
+pub fn volatile_paths() -> &'static [&'static str] {
+    &[
+        // Identity of one machine; an image must not carry one.
+        "/etc/machine-id",
+        "/var/lib/dbus/machine-id",
+        "/var/lib/systemd/random-seed",
+        "/etc/ssh/ssh_host_*_key*",
+        "/etc/dropbear/dropbear_*_host_key*",
+        "/etc/ssl/private/ssl-cert-snakeoil.key",
+        "/etc/ssl/certs/ssl-cert-snakeoil.pem",
+        // Caches, with inode numbers and times inside.
+        "/var/cache/ldconfig/aux-cache",
+        "/var/cache/apt/*.bin",
+        "/var/cache/apt/archives/lock",
+        "/var/cache/debconf/*-old",
+        "/var/cache/man/**",
+        "/var/cache/fontconfig/**",
+        "/usr/**/__pycache__/**",
+        "/usr/**/*.pyc",
+        // Copies of what stood there before the last change.
+        "/etc/passwd-",
+        "/etc/group-",
+        "/etc/shadow-",
+        "/etc/gshadow-",
+        "/etc/subuid-",
+        "/etc/subgid-",
+        "/var/lib/dpkg/*-old",
+        "/var/lib/dpkg/lock*",
+        "/var/lib/dpkg/triggers/Lock",
+        "/var/lib/apt/lists/lock",
+        "/var/lib/apt/extended_states",
+        // Logs of the installation.
+        "/var/log/**",
+        // What the host or the build left behind.
+        "/etc/resolv.conf",
+        "/etc/hostname",
+        "/tmp/**",
+        "/var/tmp/**",
+        "/run/**",
+    ]
+}
+
+fn install(cache: &Cache, inputs: &Inputs<'_>, packages: &[Package], tar: &Path) -> Result<()> {
+    let work = cache.work_dir()?;
+    let repository = work.path.join("repository");
+    flat_repository(cache, inputs, packages, &repository)?;
+    let output = command(inputs, packages, &repository, &temporary_dir(&work.path)?, tar)?.capture()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let mut words = failure_words(&String::from_utf8_lossy(&output.stderr));
+    for obstacle in namespace_obstacles() {
+        write!(words, "\n{obstacle}").expect("writing to a String");
+    }
+    bail!("installing {} packages with mmdebstrap failed ({}):\n{words}", packages.len(), output.status)
+}
+
+fn command(
+    inputs: &Inputs<'_>,
+    packages: &[Package],
+    repository: &Path,
+    temporary: &Path,
+    tar: &Path,
+) -> Result<Tool> {
+    let program = crate::host::find_tool("mmdebstrap", PURPOSE)?;
+    if !rustix::process::geteuid().is_root() {
+        crate::host::find_tool("newuidmap", PURPOSE)?;
+        check_subordinate_ids()?;
+    }
+    let repository =
+        repository.to_str().filter(|path| path.bytes().all(plain_path_byte)).with_context(|| {
+            format!(
+                "{}: mmdebstrap cannot work in a directory of this name; choose another cache directory",
+                repository.display()
+            )
+        })?;
+    let pins: Vec<String> = packages.iter().map(|p| format!("{}={}", p.name, p.version)).collect();
+    let links = r#"set -e; mkdir "$1/liveiso"; for d in bin sbin lib; do mkdir -p "$1/usr/$d"; ln -s "usr/$d" "$1/$d"; done"#;
+    let lib64 = r#"mkdir -p "$1/usr/lib64"; ln -s usr/lib64 "$1/lib64""#;
+    let sources = r#"echo "deb [trusted=yes] copy:$1/liveiso ./" > "$1/etc/apt/sources.list""#;
+    // The last two come from the host.
+    let clean = r#"rm -rf "$1/liveiso" "$1/etc/apt/sources.list" "$1/etc/apt/apt.conf.d/99mmdebstrap" "$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap" "$1/etc/resolv.conf" "$1/etc/hostname""#;
+    let mut tool = Tool::new("setpriv", PURPOSE)?
+        .env("SOURCE_DATE_EPOCH", inputs.timestamp.max(0).to_string())
+        .env("TMPDIR", temporary)
+        .args(["--pdeathsig", "TERM"])
+        .arg(program)
+        .args(["--mode=unshare", "--variant=essential", "--format=tar", "--dpkgopt=force-unsafe-io"])
+        .arg(format!("--architectures={}", inputs.arch.debian_name()))
+        .arg(format!("--include={}", pins.join(",")))
+        .arg(format!("--setup-hook={links}"));
+    if inputs.arch == Arch::Amd64 {
+        tool = tool.arg(format!("--setup-hook={lib64}"));
+    }
+    for pattern in inputs.path_excludes {
+        ensure!(
+            pattern.starts_with('/') && !pattern.contains(|c: char| c.is_control()),
+            "`{}` is no path pattern; it begins with a slash",
+            pattern.escape_debug()
+        );
+        tool = tool.arg(format!("--dpkgopt=path-exclude={pattern}"));
+    }
+    Ok(tool
+        .arg(format!("--setup-hook=sync-in {repository} /liveiso"))
+        .arg(format!("--setup-hook={sources}"))
+        .arg(format!("--customize-hook={clean}"))
+        .arg(inputs.suite)
+        .arg(tar)
+        // Sources from standard input, which is empty: the hook above writes them.
+        .arg("-"))
+}
+
+fn plain_path_byte(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"-_./+,:=@".contains(&b)
+}
+
+/// The packages under apt's file names, with Packages and Release files.
+fn flat_repository(cache: &Cache, inputs: &Inputs<'_>, packages: &[Package], dir: &Path) -> Result<()> {
+    fs::create_dir(dir).with_context(|| format!("creating {}", dir.display()))?;
+    let mut index = String::new();
+    for package in packages {
+        let deb = deb_path(cache, package);
+        let file = format!("{}.deb", package.sha256);
+        let target = dir.join(&file);
+        fs::hard_link(&deb, &target)
+            .with_context(|| format!("linking {} to {}", deb.display(), target.display()))?;
+        let control = Deb::open(&deb)?.control()?;
+        let Package { size, sha256, .. } = package;
+        writeln!(index, "{}\nFilename: ./{file}\nSize: {size}\nSHA256: {sha256}\n", control.trim_end())
+            .expect("writing to a String");
+    }
+    // apt finds the essential set by the code name of a Release file.
+    let release = format!(
+        "Suite: {suite}\nCodename: {suite}\nDate: Thu, 01 Jan 1970 00:00:00 UTC\nArchitectures: {arch} all\nSHA256:\n {digest} {size} Packages\n",
+        suite = inputs.suite,
+        arch = inputs.arch.debian_name(),
+        digest = hex_sha256(index.as_bytes()),
+        size = index.len()
+    );
+    for (name, text) in [("Packages", &index), ("Release", &release)] {
+        let path = dir.join(name);
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// A directory in which mmdebstrap's namespace user may work: below `work` where
+/// others can get there (or we are root), else /var/tmp, which is on disk.
+fn temporary_dir(work: &Path) -> Result<PathBuf> {
+    let dir = work.join("tmp");
+    fs::create_dir(&dir).with_context(|| format!("creating {}", dir.display()))?;
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o1777))
+        .with_context(|| format!("opening {} to others", dir.display()))?;
+    let enterable = |path: &Path| fs::metadata(path).is_ok_and(|m| m.permissions().mode() & 0o001 != 0);
+    if rustix::process::geteuid().is_root() || dir.ancestors().all(enterable) {
+        return Ok(dir);
+    }
+    Ok(PathBuf::from("/var/tmp"))
+}
+
+/// The pins are what is installed: nothing more, nothing less.
+fn check_installed(tar: &Path, packages: &[Package]) -> Result<()> {
+    let mut tree = Tree::new();
+    read_tar(&mut tree, tar, "mmdebstrap's output")?;
+    let id = tree.get(b"var/lib/dpkg/status").context("mmdebstrap's output has no /var/lib/dpkg/status")?;
+    let crate::tree::Kind::File(content) = &tree.inode(id).kind else {
+        bail!("/var/lib/dpkg/status in mmdebstrap's output is no file")
+    };
+    let text = content.read_all()?;
+    let text = String::from_utf8_lossy(&text);
+    let mut installed = BTreeSet::new();
+    for stanza in stanzas(&text) {
+        let field = |name| stanza.get(name).unwrap_or_default().to_string();
+        let status = field("Status");
+        let known = format!("{} {} {}", field("Package"), field("Version"), field("Architecture"));
+        ensure!(status == "install ok installed", "package {known} is `{status}` after the installation");
+        installed.insert(known);
+    }
+    let pinned: BTreeSet<String> =
+        packages.iter().map(|p| format!("{} {} {}", p.name, p.version, p.arch)).collect();
+    let list = |set: Vec<&String>| set.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    ensure!(
+        installed == pinned,
+        "the installed packages are not the pinned ones; missing: {}; too many: {}",
+        list(pinned.difference(&installed).collect()),
+        list(installed.difference(&pinned).collect())
+    );
+    Ok(())
+}
+
+/// The last lines that say something, without mmdebstrap's own progress.
+fn failure_words(stderr: &str) -> String {
+    let telling =
+        |line: &&str| !line.trim().is_empty() && !line.starts_with("I: ") && !line.starts_with("Get:");
+    let lines: Vec<String> = stderr.lines().filter(telling).map(|l| l.chars().take(300).collect()).collect();
+    lines[lines.len().saturating_sub(15)..].join("\n")
+}
+
+/// A user needs a line in /etc/subuid and /etc/subgid.
+fn check_subordinate_ids() -> Result<()> {
+    let user = Tool::new("id", "finding the user's name")?.arg("-un").output()?;
+    let user = String::from_utf8_lossy(&user).trim().to_string();
+    for file in ["/etc/subuid", "/etc/subgid"] {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        ensure!(
+            has_subordinate_ids(&text, &user),
+            "{file} gives the user {user} no subordinate ids, which a configured root needs; run `sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}`, or use `mode = \"unpacked\"`"
+        );
+    }
+    Ok(())
+}
+
+/// subuid(5): `user:first:count`; Debian's packages need the ids 0 to 65534.
+fn has_subordinate_ids(text: &str, user: &str) -> bool {
+    text.lines().any(|line| {
+        let mut parts = line.splitn(3, ':');
+        let ours = parts.next() == Some(user);
+        let count = parts.nth(1).and_then(|count| count.trim().parse::<u32>().ok());
+        ours && count.is_some_and(|count| count >= 65535)
+    })
+}
+
+/// Kernel settings that forbid namespaces, each with what to change.
+fn namespace_obstacles() -> Vec<String> {
+    let settings = [
+        ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
+        ("kernel.unprivileged_userns_clone", "0", "1"),
+        ("user.max_user_namespaces", "0", "10000"),
+    ];
+    let mut found = Vec::new();
+    for (name, forbids, allows) in settings {
+        let path = format!("/proc/sys/{}", name.replace('.', "/"));
+        if fs::read_to_string(path).is_ok_and(|value| value.trim() == forbids) {
+            found.push(format!(
+                "this kernel restricts user namespaces ({name} = {forbids}); if that is the reason, run `sudo sysctl {name}={allows}`, build as root, or use `mode = \"unpacked\"`"
+            ));
+        }
+    }
+    found
+}
