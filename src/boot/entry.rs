@@ -139,8 +139,9 @@ impl Menu {
         let mut out = String::new();
         for entry in &ENTRIES {
             let guard = match (&entry.action, entry.on) {
-                // Firmware under lockdown refuses to start unsigned programs.
-                (Action::MemoryTest, _) => Some("\"$lockdown\" != \"y\""),
+                // Firmware under lockdown refuses to start unsigned programs, and
+                // GRUB cannot tell it where one from an ISO file lies.
+                (Action::MemoryTest, _) => Some("\"$lockdown\" != \"y\" -a -z \"$iso_path\""),
                 (_, On::Efi) => Some("\"$grub_platform\" = \"efi\""),
                 (_, On::Bios) => Some("\"$grub_platform\" = \"pc\""),
                 (_, On::Any) => None,
@@ -183,11 +184,13 @@ impl Menu {
                     joined(&["chainloader", &format!("{dir}/memtest32.efi"), &serial]),
                 ))
             }
+            // The chain loader takes the loaded program's device from root.
             Action::Disk(0) => lines(format!(
                 "if [ \"$grub_platform\" != \"efi\" ]; then\n  set root=(hd0)\n  chainloader +1\n  boot\nfi\n\
+                 set medium=$root\n\
                  for loader in {EFI_LOADERS}; do\n  \
                  if search --no-floppy --file --set=root $loader; then\n    chainloader $loader\n    boot\n  fi\n\
-                 done\nexit"
+                 done\nset root=$medium\nexit"
             )),
             Action::Disk(n) => lines(format!("set root=(hd{n})\ndrivemap -s (hd0) (hd{n})\nchainloader +1")),
             Action::FirmwareSetup => vec!["fwsetup".to_string()],

@@ -83,6 +83,10 @@ pub fn files(plan: &Plan, build_id: &str, loaders: &Tree) -> Result<BootFiles> {
         build_id.len() == 24 && build_id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)),
         "`{build_id}` is no build id of 24 lower-case hex digits"
     );
+    if let Some(name) = plan.efiboot.keys().find(|name| template::built_in(name).is_none()) {
+        let [first @ .., last] = template::TEMPLATES.map(|(known, _)| known);
+        bail!("efiboot/{name} is no template; those are {} and {last}", first.join(", "));
+    }
     let bios = plan.boot.bootmodes.contains(&BootMode::BiosSyslinux);
     let uefi = plan.boot.bootmodes.contains(&BootMode::UefiGrub);
     let menu = menu(plan)?;
@@ -199,7 +203,8 @@ fn menu(plan: &Plan) -> Result<Menu> {
     let consoles = boot.serial.as_ref().map(|serial| format!("console={serial} console=tty0"));
     let parameters = [consoles.as_deref().unwrap_or(""), boot.kernel_parameters.trim()];
     Ok(Menu {
-        title: boot.title.clone(),
+        // ISOLINUX takes a caret for the mark of the hot key.
+        title: boot.title.replace('^', ""),
         install_dir: plan.install_dir.clone(),
         kernel: format!("{dir}/vmlinuz"),
         initrd: format!("{dir}/initrd.img"),
@@ -226,7 +231,7 @@ fn values(plan: &Plan, build_id: &str, entries: &str, serial: &str) -> Values {
         ("TIMEOUT", plan.boot.timeout.to_string()),
         // For ISOLINUX 0 means to wait for ever.
         ("TIMEOUT_TENTHS", plan.boot.timeout.saturating_mul(10).max(1).to_string()),
-        ("TITLE", plan.boot.title.clone()),
+        ("TITLE", plan.boot.title.replace('^', "")),
     ])
 }
 
@@ -237,8 +242,8 @@ fn rendered(plan: &Plan, name: &str, values: &Values) -> Result<String> {
             (path.display().to_string(), profile_template(path, *size, sha256)?)
         }
         _ => {
-            let built_in = template::TEMPLATES.iter().find(|(known, _)| *known == name);
-            let (_, text) = built_in.with_context(|| format!("there is no template efiboot/{name}"))?;
+            let text =
+                template::built_in(name).with_context(|| format!("there is no template efiboot/{name}"))?;
             (format!("efiboot/{name} (built in)"), text.to_string())
         }
     };

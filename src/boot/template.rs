@@ -23,6 +23,11 @@ pub const ESP: &str = "grub/esp.cfg";
 /// The ISOLINUX menu.
 pub const ISOLINUX: &str = "isolinux/isolinux.cfg";
 
+/// The text of a template built in.
+pub fn built_in(name: &str) -> Option<&'static str> {
+    TEMPLATES.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
+}
+
 /// Every placeholder a template may use.
 pub const PLACEHOLDERS: [&str; 14] = [
     "ARCH",

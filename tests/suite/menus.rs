@@ -9,7 +9,7 @@ use liveiso::plan::{
     Arch, Boot, BootMode, Compression, Debian, Initramfs, InputFile, Packages, Plan, Root, RootImage,
     RootMode,
 };
-use liveiso::tree::{Kind, Tree, listing, parse_listing};
+use liveiso::tree::{Kind, Tree, parse_listing};
 use tempfile::TempDir;
 
 const BUILD_ID: &str = "0123456789abcdef01234567";
@@ -80,32 +80,176 @@ fn text(tree: &Tree, path: &str) -> String {
     String::from_utf8(content.read_all().unwrap()).unwrap()
 }
 
-/// Paths and sizes, the part of a listing that matters here.
+/// Paths, and sizes to tell which file it is; configurations are compared as text elsewhere.
 fn names(tree: &Tree) -> Vec<String> {
-    let text = listing(tree).unwrap();
-    let wanted = text.lines().filter(|line| line.starts_with("file "));
-    wanted
-        .map(|line| {
-            line.split(' ')
-                .filter(|w| w.starts_with(['/', 's']) && !w.starts_with("sha256"))
-                .collect::<Vec<_>>()
-                .join(" ")
-        })
-        .collect()
+    let files = tree.walk().filter_map(|entry| match &entry.inode.kind {
+        Kind::File(content) => Some((String::from_utf8(entry.path).unwrap(), content.len())),
+        _ => None,
+    });
+    files.map(|(path, size)| if path.ends_with(".cfg") { path } else { format!("{path} {size}") }).collect()
+}
+
+fn golden(name: &str, found: &str) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/menus").join(name);
+    let expected = fs::read_to_string(&path).unwrap();
+    assert!(found == expected, "{} differs; it would be now:\n{found}", path.display());
 }
 
 #[test]
-fn print() {
-    let f = files(&plan());
-    for p in ["isolinux/isolinux.cfg", "boot/grub/grub.cfg", "boot/grub/loopback.cfg"] {
-        println!("{}", text(&f.iso, p));
+fn the_menus_are_what_they_were_decided_to_be() {
+    let files = files(&plan());
+    golden("isolinux.cfg", &text(&files.iso, "isolinux/isolinux.cfg"));
+    golden("grub.cfg", &text(&files.iso, "boot/grub/grub.cfg"));
+    golden("loopback.cfg", &text(&files.iso, "boot/grub/loopback.cfg"));
+    golden("esp.cfg", &text(&files.esp.unwrap(), "boot/grub/grub.cfg"));
+}
+
+#[test]
+fn every_loader_file_has_its_place() {
+    let files = files(&plan());
+    assert_eq!(
+        names(&files.iso),
+        [
+            ".disk/info 41",
+            "EFI/BOOT/BOOTIA32.EFI 21",
+            "EFI/BOOT/BOOTX64.EFI 20",
+            "boot/grub/grub.cfg",
+            "boot/grub/loopback.cfg",
+            "isolinux/chain.c32 10",
+            "isolinux/isolinux.bin 38912",
+            "isolinux/isolinux.cfg",
+            "isolinux/ldlinux.c32 11",
+            "isolinux/libcom32.c32 12",
+            "isolinux/libutil.c32 13",
+            "isolinux/menu.c32 14",
+            "isolinux/poweroff.c32 15",
+            "isolinux/reboot.c32 16",
+            "liveiso/0123456789abcdef01234567.id 25",
+            "liveiso/boot/memtest.bin 30",
+            "liveiso/boot/memtest32.efi 31",
+            "liveiso/boot/memtest64.efi 33",
+        ]
+    );
+    assert_eq!(text(&files.iso, ".disk/info"), "rescue 1.0 i386 0123456789abcdef01234567\n");
+    assert_eq!(text(&files.iso, "liveiso/0123456789abcdef01234567.id"), "0123456789abcdef01234567\n");
+    assert_eq!(
+        names(&files.esp.unwrap()),
+        ["EFI/BOOT/BOOTIA32.EFI 21", "EFI/BOOT/BOOTX64.EFI 20", "boot/grub/grub.cfg"]
+    );
+    assert_eq!(files.isohybrid_mbr.unwrap().len(), 432);
+    for (path, mode) in [("isolinux", 0o755), ("isolinux/isolinux.bin", 0o444)] {
+        let inode = files.iso.inode(files.iso.get(path.as_bytes()).unwrap());
+        assert_eq!((inode.mode, inode.mtime), (mode, 1_767_225_600), "{path}");
     }
-    println!("{}", text(f.esp.as_ref().unwrap(), "boot/grub/grub.cfg"));
-    println!("{}\n\n{}", names(&f.iso).join("\n"), listing(f.esp.as_ref().unwrap()).unwrap());
-    let _ = (
-        hex_sha256(b""),
-        InputFile { path: None, size: 0, sha256: String::new() },
-        TempDir::new(),
-        fs::read("/"),
+}
+
+#[test]
+fn without_a_serial_port_nothing_speaks_of_one() {
+    let mut plan = plan();
+    plan.boot.serial = None;
+    plan.boot.kernel_parameters = String::new();
+    plan.boot.timeout = 0;
+    plan.boot.title = "a^b".to_string();
+    let files = files(&plan);
+    let isolinux = text(&files.iso, "isolinux/isolinux.cfg");
+    for text in [&isolinux, &text(&files.iso, "boot/grub/grub.cfg")] {
+        assert!(!text.contains("ttyS") && !text.contains("console"), "{text}");
+    }
+    let entry = "\nlabel live\n  menu label ^Start ab\n  menu default\n  linux /liveiso/boot/i386/vmlinuz\n  \
+                 initrd /liveiso/boot/i386/initrd.img\n\nlabel lowmem\n";
+    assert!(isolinux.contains(entry) && isolinux.contains("\ntimeout 1\n"), "{isolinux}");
+    // A console the loaders cannot drive is the kernel's alone.
+    plan.boot.serial = Some("ttyUSB0,115200".to_string());
+    let grub = text(&self::files(&plan).iso, "boot/grub/grub.cfg");
+    assert!(
+        grub.contains("vmlinuz console=ttyUSB0,115200 console=tty0 ") && !grub.contains("--unit"),
+        "{grub}"
+    );
+}
+
+#[test]
+fn each_boot_mode_alone_brings_its_own_files() {
+    let mut plan = plan();
+    plan.boot.bootmodes = vec![BootMode::BiosSyslinux];
+    assert_eq!(boot::loader_packages(&plan.boot.bootmodes), ["isolinux", "memtest86+", "syslinux-common"]);
+    let bios = files(&plan);
+    assert!(bios.esp.is_none() && bios.isohybrid_mbr.is_some());
+    assert!(!names(&bios.iso).iter().any(|name| name.contains("EFI/")));
+    plan.boot.bootmodes = vec![BootMode::UefiGrub];
+    let packages = boot::loader_packages(&plan.boot.bootmodes);
+    assert_eq!(packages, ["grub-efi-amd64-bin", "grub-efi-ia32-bin", "memtest86+"]);
+    let uefi = files(&plan);
+    assert!(uefi.esp.is_some() && uefi.isohybrid_mbr.is_none());
+    assert!(!names(&uefi.iso).iter().any(|name| name.contains("isolinux")));
+}
+
+#[test]
+fn a_missing_loader_file_names_its_package() {
+    for (path, package) in [
+        ("usr/lib/ISOLINUX/isohdpfx.bin", "isolinux"),
+        ("usr/lib/syslinux/modules/bios/menu.c32", "syslinux-common"),
+        ("usr/lib/grub/i386-efi/monolithic/gcdia32.efi", "grub-efi-ia32-bin"),
+        ("boot/memtest86+ia32.bin", "memtest86+"),
+    ] {
+        let mut loaders = parse_listing(LOADERS).unwrap();
+        assert!(loaders.remove(path.as_bytes()));
+        let error = boot::files(&plan(), BUILD_ID, &loaders).unwrap_err().to_string();
+        let expected = format!(
+            "package {package} has no file /{path}; is it of a Debian suite this program does not know?"
+        );
+        assert_eq!(error, expected);
+    }
+}
+
+/// A plan whose profile replaces one template; the text is in a file of `dir`.
+fn plan_with(dir: &TempDir, name: &str, text: &str) -> Plan {
+    let path = dir.path().join("template");
+    fs::write(&path, text).unwrap();
+    let file = InputFile { path: Some(path), size: text.len() as u64, sha256: hex_sha256(text.as_bytes()) };
+    Plan { efiboot: BTreeMap::from([(name.to_string(), file)]), ..plan() }
+}
+
+fn error_of(plan: &Plan) -> String {
+    format!("{:#}", boot::files(plan, BUILD_ID, &parse_listing(LOADERS).unwrap()).unwrap_err())
+}
+
+#[test]
+fn a_profile_may_replace_a_template() {
+    let dir = TempDir::new().unwrap();
+    let plan =
+        plan_with(&dir, "grub/grub.cfg", "# %ISO_NAME% %ISO_VERSION% %ISO_LABEL%\nlinux %KERNEL% 100%\n");
+    let found = text(&files(&plan).iso, "boot/grub/grub.cfg");
+    assert_eq!(found, "# rescue 1.0 RESCUE_10\nlinux /liveiso/boot/i386/vmlinuz 100%\n");
+    let shown = dir.path().join("template").display().to_string();
+    fs::write(dir.path().join("template"), "x".repeat(67)).unwrap();
+    assert_eq!(
+        error_of(&plan),
+        format!("{shown} has changed since the plan was made; start the build again")
+    );
+}
+
+#[test]
+fn mistakes_in_a_template_are_told_by_place() {
+    let dir = TempDir::new().unwrap();
+    let shown = dir.path().join("template").display().to_string();
+    let plan = plan_with(&dir, "isolinux/isolinux.cfg", "ui menu.c32\ntimeout %TIMEOUTS%\n");
+    let error = error_of(&plan);
+    let expected =
+        format!("{shown}:2:9: unknown placeholder `%TIMEOUTS%`; did you mean `%TIMEOUT%`? Known are ");
+    assert!(error.starts_with(&expected), "{error}");
+    let plan = plan_with(&dir, "grub/grub.cfg", "x\n  linux %KERNEL% root=LABEL=%ISO_LABEL%\n");
+    assert_eq!(
+        error_of(&plan),
+        format!(
+            "{shown}: line 2 of its result holds the volume id `RESCUE_10`, which a copy by Rufus would replace: \
+             `linux /liveiso/boot/i386/vmlinuz root=LABEL=RESCUE_10`; search by the marker \
+             /%INSTALL_DIR%/%BUILD_ID%.id, or choose another volume id"
+        )
+    );
+    let plan = plan_with(&dir, "grub/theme.cfg", "x\n");
+    assert_eq!(
+        error_of(&plan),
+        "efiboot/grub/theme.cfg is no template; those are grub/grub.cfg, grub/loopback.cfg, grub/esp.cfg and \
+         isolinux/isolinux.cfg"
     );
 }

@@ -263,7 +263,7 @@ fn padded_label(label: &str) -> Result<[u8; 11]> {
 /// 1980 to 2107, in steps of two seconds, in UTC.
 fn dos_time(timestamp: i64) -> [u8; 4] {
     let t = civil_time(timestamp.clamp(315_532_800, 4_354_819_198));
-    let time = u16::from(t.hour) << 11 | u16::from(t.minute) << 5 | u16::from(t.second) / 2;
+    let time = u16::from(t.hour) << 11 | u16::from(t.minute) << 5 | (u16::from(t.second) / 2);
     let date = ((t.year - 1980) as u16) << 9 | u16::from(t.month) << 5 | u16::from(t.day);
     let ([a, b], [c, d]) = (time.to_le_bytes(), date.to_le_bytes());
     [a, b, c, d]
