@@ -101,6 +101,9 @@ impl Codec {
     /// # Errors
     /// The compressor's own failures (memory).
     pub fn compress(&mut self, raw: &[u8], is_x86_code: bool, out: &mut Vec<u8>) -> Result<bool> {
+        if !matches!(self, Codec::Lz4(_)) && is_noise(raw, out)? {
+            return Ok(false);
+        }
         let length = match self {
             Codec::Gzip(compressor) => {
                 out.resize(raw.len(), 0);
@@ -123,6 +126,29 @@ impl Codec {
         out.truncate(length);
         Ok(length < raw.len())
     }
+}
+
+/// Whether no compressor can gain anything worth its time: every byte value is
+/// about as frequent as any other, and lz4 in its fastest mode finds no repetition.
+/// Integers only, so that the answer is the same on every host.
+fn is_noise(raw: &[u8], scratch: &mut Vec<u8>) -> Result<bool> {
+    const LEAST: usize = 16 << 10;
+    if raw.len() < LEAST {
+        return Ok(false);
+    }
+    let mut counts = [0_u64; 256];
+    raw.iter().for_each(|&byte| counts[usize::from(byte)] += 1);
+    let squares: u64 = counts.iter().map(|count| count * count).sum();
+    let even = (raw.len() as u64).pow(2) / 256;
+    // An excess of a 32nd is worth 0.02 bits a byte to an entropy coder.
+    if squares > even + even / 32 {
+        return Ok(false);
+    }
+    scratch.resize(lz4::block::compress_bound(raw.len())?, 0);
+    let fastest = CompressionMode::FAST(8);
+    let length =
+        lz4::block::compress_to_buffer(raw, Some(fastest), false, scratch).context("compressing with lz4")?;
+    Ok(length >= raw.len() - raw.len() / 128)
 }
 
 fn compress_xz(settings: Settings, is_x86_code: bool, raw: &[u8], out: &mut Vec<u8>) -> Result<bool> {
@@ -233,6 +259,19 @@ mod tests {
             for raw in [&noise[..], &noise[..1]] {
                 assert!(!codec.compress(raw, false, &mut Vec::new()).unwrap(), "{compression:?}");
             }
+        }
+    }
+
+    #[test]
+    fn noise_is_told_from_what_only_looks_like_it() {
+        let mut noise = vec![0; 128 << 10];
+        blake3::Hasher::new().finalize_xof().fill(&mut noise);
+        let twice = [&noise[..64 << 10], &noise[..64 << 10]].concat();
+        let near = [&noise[..64 << 10], &noise[..32 << 10], &noise[..32 << 10]].concat();
+        let hex: Vec<u8> = noise.iter().map(|b| b"0123456789abcdef"[usize::from(b & 15)]).collect();
+        let short = noise[..8192].to_vec();
+        for (raw, expected) in [(noise, true), (twice, false), (near, false), (hex, false), (short, false)] {
+            assert_eq!(is_noise(&raw, &mut Vec::new()).unwrap(), expected);
         }
     }
 

@@ -104,32 +104,44 @@ impl<'c, W: Write> DataWriter<'c, W> {
     /// # Errors
     /// Unreadable content, a full disk.
     pub fn store(&mut self, content: &Content, may_repeat: bool) -> Result<usize> {
+        let mut source = Source::open(content)?;
         if !may_repeat {
-            return self.store_new(content);
+            return self.store_new(source);
         }
-        let key = (content.len(), digest(content)?);
+        // What fits one block is read once, anything larger twice.
+        let digest = match content.len() <= self.block_size as u64 {
+            true => {
+                source.fill_first(self.block_size)?;
+                *blake3::hash(&source.first).as_bytes()
+            }
+            false => digest(content)?,
+        };
+        let key = (content.len(), digest);
         if let Some(&known) = self.by_digest.get(&key) {
             self.duplicates += 1;
             return Ok(known);
         }
-        let number = self.store_new(content)?;
+        let number = self.store_new(source)?;
         self.by_digest.insert(key, number);
         Ok(number)
     }
 
-    fn store_new(&mut self, content: &Content) -> Result<usize> {
-        let (file, length) = (self.files.len(), content.len());
+    fn store_new(&mut self, mut source: Source<'_>) -> Result<usize> {
+        let (file, length) = (self.files.len(), source.content.len());
         self.files.push(FileData { length, ..FileData::default() });
-        let mut source = Source::open(content)?;
         let mut is_code = false;
-        while source.left > 0 {
+        let mut left = length;
+        while left > 0 {
             let mut block = self.workers.block();
             source.fill(&mut block.raw, self.block_size)?;
-            if source.left + block.raw.len() as u64 == length {
+            if left == length {
                 is_code = self.filters_code && is_x86_code(&block.raw);
             }
+            left -= block.raw.len() as u64;
             if is_zero(&block.raw) {
-                let zeros = block.raw.len() as u64 + source.skip_hole(self.block_size as u64)?;
+                let hole = source.skip_hole(self.block_size as u64)?;
+                left -= hole;
+                let zeros = block.raw.len() as u64 + hole;
                 self.workers.recycle(block);
                 let data = &mut self.files[file];
                 data.sparse += zeros;
@@ -242,15 +254,29 @@ struct Source<'c> {
     reader: ContentReader,
     /// Bytes not yet read.
     left: u64,
+    /// Bytes read ahead of the first block.
+    first: Vec<u8>,
 }
 
 impl<'c> Source<'c> {
     fn open(content: &'c Content) -> Result<Source<'c>> {
-        Ok(Source { content, reader: content.open()?, left: content.len() })
+        Ok(Source { content, reader: content.open()?, left: content.len(), first: Vec::new() })
+    }
+
+    /// Reads the first block already; the next [`Source::fill`] returns it.
+    fn fill_first(&mut self, size: usize) -> Result<()> {
+        let mut first = Vec::new();
+        self.fill(&mut first, size)?;
+        self.first = first;
+        Ok(())
     }
 
     /// Appends the next `size` bytes, or all that are left.
     fn fill(&mut self, block: &mut Vec<u8>, size: usize) -> Result<()> {
+        if !self.first.is_empty() {
+            block.append(&mut self.first);
+            return Ok(());
+        }
         let want = self.left.min(size as u64);
         block.reserve_exact(want as usize);
         let got = (&mut self.reader)
