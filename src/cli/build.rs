@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 
-use super::{CacheArgs, Failure, resolve_plan};
+use super::{CacheArgs, Failure, LockArgs, resolve_profile};
 use crate::build::{BuildOptions, Built, build};
 use crate::cache::StageReport;
 use crate::output::warn;
@@ -29,18 +29,24 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    lock: LockArgs,
+    #[command(flatten)]
     cache: CacheArgs,
 }
 
 pub(super) fn run(args: &Args, color: bool) -> Result<(), Failure> {
     let cache = args.cache.open()?;
-    let plan = resolve_plan(&args.profile, &cache, args.cache.offline, color)?;
+    let lock_use = args.lock.lock_use();
+    let resolved = resolve_profile(&args.profile, &cache, args.cache.offline, lock_use, color)?;
+    if resolved.old.as_ref().is_some_and(|old| *old != resolved.lock) {
+        super::lock::save(&args.profile, &resolved)?;
+    }
     let options = BuildOptions {
         out: args.out.clone(),
         jobs: args.jobs.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN),
         offline: args.cache.offline,
     };
-    let built = build(&plan, &cache, &options).map_err(Failure::of_archive)?;
+    let built = build(&resolved.plan, &cache, &options).map_err(Failure::of_archive)?;
     for note in &built.notes {
         warn(note);
     }

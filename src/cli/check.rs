@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::{CacheArgs, Exit, Failure, print_diagnostics, profile_dir, resolve_options, resolve_plan};
+use super::{
+    CacheArgs, Exit, Failure, LockArgs, print_diagnostics, profile_dir, resolve_options, resolve_profile,
+};
 use crate::diagnostic::Diagnostics;
 
 /// Report every mistake of a profile and build nothing.
@@ -13,12 +15,16 @@ pub(super) struct Args {
     /// The profile's directory.
     profile: PathBuf,
     #[command(flatten)]
+    lock: LockArgs,
+    #[command(flatten)]
     cache: CacheArgs,
 }
 
 pub(super) fn run(args: &Args, color: bool) -> Result<(), Failure> {
-    if !args.cache.offline {
-        return resolve_plan(&args.profile, &args.cache.open()?, false, color).map(drop);
+    let has_lock = crate::lock::path(&profile_dir(&args.profile)).symlink_metadata().is_ok();
+    if !args.cache.offline || args.lock.locked || has_lock {
+        let (cache, offline) = (args.cache.open()?, args.cache.offline);
+        return resolve_profile(&args.profile, &cache, offline, args.lock.lock_use(), color).map(drop);
     }
     let mut diagnostics = Diagnostics::default();
     let options = resolve_options()?;

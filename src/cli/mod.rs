@@ -7,6 +7,7 @@ mod build;
 mod check;
 mod dev;
 mod exit;
+mod lock;
 mod plan;
 mod run;
 mod style;
@@ -19,8 +20,8 @@ use clap::{Parser, Subcommand};
 
 use crate::cache::Cache;
 use crate::diagnostic::Diagnostics;
-use crate::plan::Plan;
-use crate::resolve::{NoPlan, Options, find_packages, resolve};
+use crate::plan::TIMESTAMPS;
+use crate::resolve::{LockUse, NoPlan, Options, Resolved, find_packages, resolve_locked};
 
 pub use exit::{Exit, Failure};
 pub use style::Color;
@@ -45,6 +46,7 @@ signature, 5 verification mismatch, 6 refused for safety, 130 interrupted.";
 enum Command {
     Build(build::Args),
     Check(check::Args),
+    Lock(lock::Args),
     Plan(plan::Args),
     Run(run::Args),
     Test(test::Args),
@@ -65,6 +67,7 @@ impl Cli {
         let result = match self.command {
             Command::Build(args) => build::run(&args, color),
             Command::Check(args) => check::run(&args, color),
+            Command::Lock(args) => lock::run(&args, color),
             Command::Plan(args) => plan::run(&args, color),
             Command::Run(args) => run::run(&args),
             Command::Test(args) => test::run(&args),
@@ -108,15 +111,35 @@ fn default_cache_dir() -> Option<PathBuf> {
     Some(base.join("liveiso"))
 }
 
+/// How strictly the profile's lock file is taken.
+#[derive(Debug, clap::Args)]
+struct LockArgs {
+    /// Fail if liveiso.lock is missing or stale.
+    #[arg(long)]
+    locked: bool,
+}
+
+impl LockArgs {
+    fn lock_use(&self) -> LockUse<'static> {
+        if self.locked { LockUse::Frozen } else { LockUse::Follow }
+    }
+}
+
 /// Resolves a profile and prints what is wrong with it.
-fn resolve_plan(profile: &Path, cache: &Cache, offline: bool, color: bool) -> Result<Plan, Failure> {
+fn resolve_profile(
+    profile: &Path,
+    cache: &Cache,
+    offline: bool,
+    lock_use: LockUse<'_>,
+    color: bool,
+) -> Result<Resolved, Failure> {
     let mut diagnostics = Diagnostics::default();
     let options = resolve_options()?;
-    let find = |request: &_| find_packages(cache, offline, request);
-    let result = resolve(&profile_dir(profile), &options, find, &mut diagnostics);
+    let find = |request: &_, keep: &[&_]| find_packages(cache, offline, request, keep);
+    let result = resolve_locked(&profile_dir(profile), &options, lock_use, find, &mut diagnostics);
     print_diagnostics(&diagnostics, color);
     match result {
-        Ok(plan) => Ok(plan),
+        Ok(resolved) => Ok(resolved),
         Err(NoPlan::Invalid) => Err(Failure::explained(Exit::ProfileInvalid)),
         // The profile's own mistakes come first: they can be mended here and now.
         Err(NoPlan::Failed(error)) if diagnostics.has_errors() => {
@@ -148,8 +171,7 @@ fn resolve_options() -> Result<Options, Failure> {
         return Ok(Options::new(None));
     };
     let seconds = value.to_str().and_then(|v| v.parse::<i64>().ok());
-    // FAT counts from 1980, cpio and squashfs up to 32 bits.
-    match seconds.filter(|s| (315_532_800..=0xffff_ffff).contains(s)) {
+    match seconds.filter(|s| TIMESTAMPS.contains(s)) {
         Some(seconds) => Ok(Options::new(Some(seconds))),
         None => Err(Failure::usage(format!(
             "SOURCE_DATE_EPOCH must be seconds since 1970, from 315532800 to 4294967295, but is `{}`",

@@ -10,6 +10,7 @@ mod boot;
 mod debian;
 mod embedded;
 mod iso;
+mod locked;
 mod overlay;
 mod packages;
 mod permissions;
@@ -21,7 +22,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::diagnostic::Diagnostics;
-use crate::plan::{Overlay, Packages, Plan};
+use crate::lock::Lock;
+use crate::plan::{Overlay, Package, Packages, Plan};
 use crate::profile::{self, Profile};
 
 pub use archive::find_packages;
@@ -51,6 +53,30 @@ impl Options {
     pub fn new(timestamp: Option<i64>) -> Options {
         Options { timestamp, airootfs: airootfs() }
     }
+}
+
+/// What is done with the profile's lock file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockUse<'a> {
+    /// Nothing.
+    Ignore,
+    /// It answers; a stale one is resolved anew, keeping its versions.
+    Follow,
+    /// It answers; a missing or stale one is an error.
+    Frozen,
+    /// Packages of these names move to their current version, of no name: all.
+    Update(&'a [String]),
+}
+
+/// A plan, and the lock file it belongs to.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The plan.
+    pub plan: Plan,
+    /// The lock that gives this plan.
+    pub lock: Lock,
+    /// The lock that was there.
+    pub old: Option<Lock>,
 }
 
 /// What the package resolver found for a [`PackageRequest`].
@@ -104,11 +130,38 @@ pub fn resolve(
     find: impl FnOnce(&PackageRequest) -> Result<FoundPackages, FindError>,
     diagnostics: &mut Diagnostics,
 ) -> Result<Plan, NoPlan> {
+    let ignored = LockUse::Ignore;
+    resolve_locked(dir, options, ignored, |request, _| find(request), diagnostics).map(|r| r.plan)
+}
+
+/// The same with the profile's lock file: `find` is asked only when there is no
+/// lock, when it is stale, or when packages are to move; it gets the packages
+/// whose versions it should keep as far as the archive still offers them.
+///
+/// Writes nothing; see [`Resolved`].
+///
+/// # Errors
+/// As [`resolve`]; also for a damaged lock, or one that [`LockUse::Frozen`] cannot use.
+pub fn resolve_locked(
+    dir: &Path,
+    options: &Options,
+    lock_use: LockUse<'_>,
+    find: impl FnOnce(&PackageRequest, &[&Package]) -> Result<FoundPackages, FindError>,
+    diagnostics: &mut Diagnostics,
+) -> Result<Resolved, NoPlan> {
     let (profile, draft) = draft(dir, options, diagnostics).ok_or(NoPlan::Invalid)?;
-    if !draft.request_is_valid {
+    let old = match lock_use {
+        LockUse::Ignore => Ok(None),
+        _ => Lock::load(dir, diagnostics),
+    };
+    let (Ok(old), true) = (old, draft.request_is_valid) else {
         return Err(NoPlan::Invalid);
-    }
-    let found = match find(&draft.request) {
+    };
+    let answer = match locked::answer(&profile, &draft.request, old.as_ref(), lock_use, diagnostics)? {
+        locked::Answer::Locked(found) => Ok(found),
+        locked::Answer::Ask(keep) => find(&draft.request, &keep),
+    };
+    let found = match answer {
         Ok(found) => found,
         Err(FindError::Unknown(unknown)) => {
             packages::report_unknown(&profile, &draft.request, &unknown, diagnostics);
@@ -119,7 +172,8 @@ pub fn resolve(
     if diagnostics.has_errors() {
         return Err(NoPlan::Invalid);
     }
-    Ok(finish(draft, found, options.timestamp))
+    let lock = Lock::new(&draft.request, &found);
+    Ok(Resolved { plan: finish(draft, found, options.timestamp), lock, old })
 }
 
 /// Reports every mistake that can be found without a package index. Returns

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use super::apt::{check_space, write_state};
 use super::failure;
+use super::host::with_mirrors;
 use crate::cache::{Cache, digest_file};
 use crate::host::Tool;
 use crate::plan::{AptSource, Arch, Package};
@@ -27,7 +28,8 @@ pub(super) fn deb_path(cache: &Cache, package: &Package) -> PathBuf {
 
 /// Makes sure every package is in the cache and is what its pin says; returns paths by SHA-256.
 ///
-/// Without missing packages nothing is asked of the network; with `offline`
+/// Without missing packages nothing is asked of the network, nor of the host, whose
+/// apt configuration names the mirrors of sources without a URI; with `offline`
 /// a missing package is an error.
 ///
 /// # Errors
@@ -58,11 +60,12 @@ pub fn fetch(
             missing.len() - 1
         );
     }
+    let sources = if missing.is_empty() { Vec::new() } else { with_mirrors(sources)? };
     if !missing.is_empty() {
         check_space(&cache.subdir("debs"), missing.iter().map(|p| p.size).sum())?;
     }
     for batch in missing.chunks(BATCH) {
-        download(cache, arch, sources, batch)?;
+        download(cache, arch, &sources, batch)?;
     }
     Ok(wanted.into_values().map(|p| (p.sha256.clone(), deb_path(cache, p))).collect())
 }
