@@ -21,14 +21,14 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, color: bool) -> Result<(), Failure> {
-    let has_lock = crate::lock::path(&profile_dir(&args.profile)).symlink_metadata().is_ok();
-    if !args.cache.offline || args.lock.locked || has_lock {
-        let (cache, offline) = (args.cache.open()?, args.cache.offline);
-        return resolve_profile(&args.profile, &cache, offline, args.lock.lock_use(), color).map(drop);
+    let lock_use = args.lock.lock_use();
+    if !args.cache.offline {
+        return resolve_profile(&args.profile, &args.cache.open()?, false, lock_use, color).map(drop);
     }
     let mut diagnostics = Diagnostics::default();
     let options = resolve_options()?;
-    let valid = crate::resolve::check(&profile_dir(&args.profile), &options, &mut diagnostics);
+    let valid =
+        crate::resolve::check_locked(&profile_dir(&args.profile), &options, lock_use, &mut diagnostics);
     print_diagnostics(&diagnostics, color);
     if valid { Ok(()) } else { Err(Failure::explained(Exit::ProfileInvalid)) }
 }

@@ -161,29 +161,29 @@ impl Lock {
 
     /// What is different in `new`, one line a package.
     pub fn changes(&self, new: &Lock) -> Vec<String> {
-        let (before, after) = (self.versions(), new.versions());
-        let mut lines = Vec::new();
-        for (name, old) in &before {
-            match after.get(name) {
-                None => lines.push(format!("removed {name} {}", old.join(", "))),
-                Some(new) if new != old => {
-                    lines.push(format!("changed {name} {} -> {}", old.join(", "), new.join(", ")));
-                }
-                Some(_) => {}
-            }
-        }
-        let added = after.iter().filter(|(name, _)| !before.contains_key(*name));
-        lines.extend(added.map(|(name, new)| format!("added {name} {}", new.join(", "))));
-        lines
+        let (before, after) = (self.by_name(), new.by_name());
+        let mut names: Vec<&str> = before.keys().chain(after.keys()).copied().collect();
+        names.sort_unstable();
+        names.dedup();
+        names.into_iter().filter_map(|name| change(name, before.get(name), after.get(name))).collect()
     }
 
-    /// Versions by name. The same version with other bytes is told apart by its digest.
-    fn versions(&self) -> BTreeMap<&str, Vec<String>> {
-        let mut versions: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    fn by_name(&self) -> BTreeMap<&str, Vec<&Package>> {
+        let mut packages: BTreeMap<&str, Vec<&Package>> = BTreeMap::new();
         for package in self.every_package() {
-            versions.entry(&package.name).or_default().push(package.version.clone());
+            packages.entry(&package.name).or_default().push(package);
         }
-        versions
+        packages
+    }
+}
+
+fn change(name: &str, old: Option<&Vec<&Package>>, new: Option<&Vec<&Package>>) -> Option<String> {
+    let versions = |list: &[&Package]| list.iter().map(|p| p.version.as_str()).collect::<Vec<_>>().join(", ");
+    match (old, new) {
+        (Some(old), Some(new)) if old == new => None,
+        (Some(old), Some(new)) => Some(format!("changed {name} {} -> {}", versions(old), versions(new))),
+        (Some(old), None) => Some(format!("removed {name} {}", versions(old))),
+        (None, new) => Some(format!("added {name} {}", versions(new?))),
     }
 }
 

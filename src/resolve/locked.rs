@@ -87,7 +87,7 @@ fn report_stale(
     };
     let help = match severity {
         Severity::Error => "run `liveiso lock` to bring it up to date; --locked refuses to",
-        Severity::Warning => "`liveiso lock` brings it up to date, keeping what need not change",
+        Severity::Warning => "it is resolved anew, keeping the versions that the archive still offers",
     };
     let report: &mut Diagnostic = match (place, severity) {
         (Some(place), Severity::Error) => diagnostics.error(place, message),

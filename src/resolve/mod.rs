@@ -150,11 +150,7 @@ pub fn resolve_locked(
     diagnostics: &mut Diagnostics,
 ) -> Result<Resolved, NoPlan> {
     let (profile, draft) = draft(dir, options, diagnostics).ok_or(NoPlan::Invalid)?;
-    let old = match lock_use {
-        LockUse::Ignore => Ok(None),
-        _ => Lock::load(dir, diagnostics),
-    };
-    let (Ok(old), true) = (old, draft.request_is_valid) else {
+    let (Ok(old), true) = (load(dir, lock_use, diagnostics), draft.request_is_valid) else {
         return Err(NoPlan::Invalid);
     };
     let answer = match locked::answer(&profile, &draft.request, old.as_ref(), lock_use, diagnostics)? {
@@ -179,8 +175,32 @@ pub fn resolve_locked(
 /// Reports every mistake that can be found without a package index. Returns
 /// whether there is none.
 pub fn check(dir: &Path, options: &Options, diagnostics: &mut Diagnostics) -> bool {
-    draft(dir, options, diagnostics);
+    check_locked(dir, options, LockUse::Ignore, diagnostics)
+}
+
+/// The same, the lock file included: whether it can be read and is current.
+pub fn check_locked(
+    dir: &Path,
+    options: &Options,
+    lock_use: LockUse<'_>,
+    diagnostics: &mut Diagnostics,
+) -> bool {
+    let draft = draft(dir, options, diagnostics);
+    if let (Some((profile, draft)), Ok(lock)) = (draft, load(dir, lock_use, diagnostics))
+        && draft.request_is_valid
+    {
+        // What is wrong with the lock is in the diagnostics.
+        let _ = locked::answer(&profile, &draft.request, lock.as_ref(), lock_use, diagnostics);
+    }
     !diagnostics.has_errors()
+}
+
+fn load(
+    dir: &Path,
+    lock_use: LockUse<'_>,
+    diagnostics: &mut Diagnostics,
+) -> Result<Option<Lock>, crate::lock::Damaged> {
+    if lock_use == LockUse::Ignore { Ok(None) } else { Lock::load(dir, diagnostics) }
 }
 
 /// A plan without its packages.
