@@ -21,7 +21,7 @@ test: deps test-deps
 check:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --release --locked --all-targets -- --deny warnings
-	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --release --locked --no-deps --document-private-items --quiet
+	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --release --locked --no-deps --quiet
 
 bench: deps test-deps
 	$(CARGO) bench --locked
