@@ -5,7 +5,7 @@
 
 mod build;
 mod check;
-mod dev;
+pub mod dev;
 mod exit;
 mod lock;
 mod plan;
