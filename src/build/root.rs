@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::SOURCE_DIGEST;
 use crate::cache::{Cache, StageOutput};
-use crate::format::squashfs;
+use crate::format::squashfs::{self, BlockCache};
 use crate::kmod;
 use crate::plan::{Overlay, OverlayEntry, Package, Plan, Root, RootMode};
 use crate::resolve;
@@ -22,6 +22,9 @@ pub const IMAGE: &str = "airootfs.sfs";
 pub const FILES: &str = "files.txt";
 /// What a user should know about the root, one a line.
 const NOTES: &str = "notes.txt";
+
+/// Compressed blocks kept from earlier images, bytes; the cache's own limit counts them too.
+const BLOCK_CACHE_SIZE: u64 = 2 << 30;
 
 #[derive(Serialize)]
 struct Inputs<'p> {
@@ -51,7 +54,8 @@ pub fn stage(plan: &Plan, identity: &Plan, cache: &Cache, jobs: NonZeroUsize) ->
     cache.stage("root", &inputs, |dir| {
         let mut notes = Vec::new();
         let tree = tree(plan, cache, &mut notes).context("making the root tree")?;
-        write(&tree, plan, jobs, dir).context("writing airootfs.sfs")?;
+        let blocks = BlockCache::open(&cache.subdir("blocks"), BLOCK_CACHE_SIZE)?;
+        write(&tree, plan, jobs, &blocks, dir).context("writing airootfs.sfs")?;
         fs::write(dir.join(FILES), origins(&tree)).context("writing the list of files")?;
         fs::write(dir.join(NOTES), notes.concat()).context("writing the notes")
     })
@@ -155,7 +159,7 @@ fn describe(tree: &mut Tree, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-fn write(tree: &Tree, plan: &Plan, jobs: NonZeroUsize, dir: &Path) -> Result<()> {
+fn write(tree: &Tree, plan: &Plan, jobs: NonZeroUsize, blocks: &BlockCache, dir: &Path) -> Result<()> {
     let image = &plan.root.image;
     let options = squashfs::Options {
         compression: image.compression,
@@ -163,7 +167,7 @@ fn write(tree: &Tree, plan: &Plan, jobs: NonZeroUsize, dir: &Path) -> Result<()>
         block_size: image.block_size,
         jobs,
         timestamp: plan.timestamp,
-        block_cache: None,
+        block_cache: Some(blocks),
     };
     let path = dir.join(IMAGE);
     let mut out = File::create_new(&path).with_context(|| format!("creating {}", path.display()))?;
