@@ -37,8 +37,13 @@ struct Write {
     args: SquashfsArgs,
 }
 
+type Words = &'static [&'static str];
+
+/// Compressor, options of mksquashfs and of gensquashfs, and our levels.
+type Row = (&'static str, Words, Words, Words);
+
 /// What is compared: the reference and ours at several levels.
-const ROWS: &[(&str, &[&str], &[&str], &[&str])] = &[
+const ROWS: &[Row] = &[
     ("gzip", &["-Xcompression-level", "9"], &["level=9"], &["6", "9", "11"]),
     ("zstd", &["-Xcompression-level", "15"], &["level=15"], &["15"]),
     ("xz", &[], &[], &["6"]),

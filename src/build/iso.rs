@@ -56,6 +56,7 @@ pub fn stage(
 fn write_esp(esp: &Tree, options: &fat::Options, path: &Path) -> Result<()> {
     let mut image = Vec::new();
     fat::write(esp, options, &mut image)?;
+    fat::verify(&image, esp)?;
     fs::write(path, image).with_context(|| format!("writing {}", path.display()))
 }
 

@@ -10,9 +10,9 @@
 //! 2 and 3 run side by side. Each stage is a plain function whose result the
 //! cache keeps under the digest of its inputs; a hit never changes a byte.
 
-mod initramfs;
-mod iso;
-mod root;
+pub mod initramfs;
+pub mod iso;
+pub mod root;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use super::SOURCE_DIGEST;
@@ -23,7 +23,7 @@ pub const FILES: &str = "files.txt";
 /// What a user should know about the root, one a line.
 const NOTES: &str = "notes.txt";
 
-/// Compressed blocks kept from earlier images, bytes; the cache's own limit counts them too.
+/// Compressed blocks of earlier images are kept up to this many bytes.
 const BLOCK_CACHE_SIZE: u64 = 2 << 30;
 
 #[derive(Serialize)]
@@ -54,8 +54,7 @@ pub fn stage(plan: &Plan, identity: &Plan, cache: &Cache, jobs: NonZeroUsize) ->
     cache.stage("root", &inputs, |dir| {
         let mut notes = Vec::new();
         let tree = tree(plan, cache, &mut notes).context("making the root tree")?;
-        let blocks = BlockCache::open(&cache.subdir("blocks"), BLOCK_CACHE_SIZE)?;
-        write(&tree, plan, jobs, &blocks, dir).context("writing airootfs.sfs")?;
+        write(&tree, plan, cache, jobs, dir).context("writing airootfs.sfs")?;
         fs::write(dir.join(FILES), origins(&tree)).context("writing the list of files")?;
         fs::write(dir.join(NOTES), notes.concat()).context("writing the notes")
     })
@@ -103,9 +102,13 @@ fn tree(plan: &Plan, cache: &Cache, notes: &mut Vec<String>) -> Result<Tree> {
         lay_over(&mut tree, overlay).with_context(|| format!("laying {} over the root", overlay.origin))?;
     }
     describe(&mut tree, plan)?;
-    for missing in set_permissions(&mut tree, &plan.root.file_permissions) {
-        notes.push(format!("file-permissions: `{missing}` does not exist in the root\n"));
-    }
+    let missing = set_permissions(&mut tree, &plan.root.file_permissions);
+    // A typing error here could leave a secret readable, so it is no mere note.
+    ensure!(
+        missing.is_empty(),
+        "file-permissions: not in the root: {}; correct the paths",
+        missing.join(", ")
+    );
     tree.clamp_mtimes(plan.timestamp);
     Ok(tree)
 }
@@ -159,15 +162,16 @@ fn describe(tree: &mut Tree, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-fn write(tree: &Tree, plan: &Plan, jobs: NonZeroUsize, blocks: &BlockCache, dir: &Path) -> Result<()> {
+fn write(tree: &Tree, plan: &Plan, cache: &Cache, jobs: NonZeroUsize, dir: &Path) -> Result<()> {
     let image = &plan.root.image;
+    let blocks = BlockCache::open(&cache.subdir("blocks"), BLOCK_CACHE_SIZE)?;
     let options = squashfs::Options {
         compression: image.compression,
         level: image.level,
         block_size: image.block_size,
         jobs,
         timestamp: plan.timestamp,
-        block_cache: Some(blocks),
+        block_cache: Some(&blocks),
     };
     let path = dir.join(IMAGE);
     let mut out = File::create_new(&path).with_context(|| format!("creating {}", path.display()))?;

@@ -6,7 +6,7 @@
 mod build;
 mod cache;
 mod check;
-mod dev;
+pub mod dev;
 mod exit;
 mod plan;
 mod run;

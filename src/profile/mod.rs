@@ -80,6 +80,7 @@ pub struct KernelTable {
 #[allow(missing_docs, reason = "as in Profile")]
 pub struct InitramfsTable {
     pub compression: Option<Text>,
+    pub default_modules: Option<Spanned<bool>>,
     pub modules: Option<Spanned<Vec<Text>>>,
     pub optional_modules: Option<Spanned<Vec<Text>>>,
 }
@@ -205,6 +206,7 @@ fn root_table(table: &mut Table) -> RootTable {
 fn initramfs_table(table: &mut Table) -> InitramfsTable {
     InitramfsTable {
         compression: table.string("compression"),
+        default_modules: table.boolean("default-modules"),
         modules: table.strings("modules"),
         optional_modules: table.strings("optional-modules"),
     }

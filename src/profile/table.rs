@@ -37,7 +37,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ("debian", &["suite", "mirror", "security-mirror", "components", "security", "updates"]),
     ("root", &["mode", "exclude", "compression", "level", "block-size"]),
     ("kernel", &["package"]),
-    ("initramfs", &["compression", "modules", "optional-modules"]),
+    ("initramfs", &["compression", "default-modules", "modules", "optional-modules"]),
     ("boot", &["title", "timeout", "kernel-parameters", "serial"]),
 ];
 

@@ -4,7 +4,7 @@ use globset::GlobBuilder;
 
 use super::value::{choose, line, number, without_duplicates};
 use crate::diagnostic::{Diagnostics, Spanned};
-use crate::initramfs::default_modules;
+use crate::initramfs::{ModuleList, default_modules};
 use crate::plan::{Boot, BootMode, Compression, Initramfs};
 use crate::profile::{InitramfsTable, Profile, Text};
 
@@ -114,7 +114,10 @@ pub(super) fn initramfs(table: &InitramfsTable, diagnostics: &mut Diagnostics) -
     let written = table.compression.as_ref();
     let required = modules(table.modules.as_ref(), diagnostics);
     let optional = modules(table.optional_modules.as_ref(), diagnostics);
-    let defaults = default_modules();
+    // A machine with little memory is short of it while the archive is unpacked,
+    // so a profile for such machines names its few modules itself.
+    let wants_defaults = table.default_modules.as_ref().is_none_or(|wanted| wanted.value);
+    let defaults = if wants_defaults { default_modules() } else { ModuleList::default() };
     let mut optional_defaults = defaults.optional;
     // What the profile insists on is no longer optional.
     optional_defaults.retain(|name| !required.contains(name));

@@ -10,13 +10,17 @@
 //! The image is sized to its content and padded where it would be too small for
 //! FAT16; FAT32 is out of reach on purpose, see [`MAX_SECTORS`]. Owners and modes
 //! are not carried; anything else FAT has no word for is refused by path and
-//! origin. Reading is left to others.
+//! origin.
 //!
-//! The crate `fatfs` 0.3 would not do: it gives `.` and `..` long names, for which
-//! fsck.fat finds every subdirectory damaged, and it keeps its clock for ever.
+//! The crate `fatfs` 0.3 reads every image back ([`verify`]), but does not write
+//! it: it gives `.` and `..` long names, for which fsck.fat finds every
+//! subdirectory damaged, and it keeps its clock for ever.
 
 mod check;
 mod directory;
+mod verify;
+
+pub use verify::verify;
 
 use std::collections::HashMap;
 use std::io::{self, Write};

@@ -152,7 +152,7 @@ fn check_efi(
     let found = bytes_at(file, u64::from(entry.sector) * SECTOR, expected.len())?;
     ensure!(found == expected, "El Torito's EFI image is not the FAT image that was given");
     if options.bios.is_none() {
-        return Ok(());
+        return check_gpt(file, options, u64::from(entry.sector) * BLOCKS);
     }
     let Some(esp) = medium.mbr.into_iter().flatten().find(|entry| entry.kind == ESP) else {
         bail!("the MBR has no EFI system partition");
@@ -161,6 +161,25 @@ fn check_efi(
         u64::from(esp.start) == u64::from(entry.sector) * BLOCKS && u64::from(esp.blocks) >= blocks,
         "the EFI system partition {esp:?} is not El Torito's EFI image at sector {}",
         entry.sector
+    );
+    Ok(())
+}
+
+/// Without a BIOS the GPT is valid; the crate `gpt` must agree, and find the ESP
+/// where El Torito has it. (The hybrid layout's is invalid on purpose.)
+fn check_gpt(file: &File, options: &Options, esp_start: u64) -> Result<()> {
+    let disk = gpt::GptConfig::new().open_from_device(file).context("reading the GPT")?;
+    let found = disk.guid().to_string();
+    ensure!(found == options.disk_guid, "the GPT's disk GUID is {found}, not {}", options.disk_guid);
+    let starts: Vec<u64> = disk
+        .partitions()
+        .values()
+        .filter(|partition| partition.part_type_guid == gpt::partition_types::EFI)
+        .map(|partition| partition.first_lba)
+        .collect();
+    ensure!(
+        starts == [esp_start],
+        "the GPT has EFI system partitions at blocks {starts:?}, not at {esp_start}"
     );
     Ok(())
 }

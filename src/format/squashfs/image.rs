@@ -25,12 +25,16 @@ const KEPT_BLOCKS: usize = 256;
 /// Memory a tree read from an image may take (bytes).
 const BUDGET: u64 = 1 << 30;
 
+/// An uncompressed block, and the position of the one behind it.
+type MetadataBlock = (Rc<[u8]>, u64);
+
 /// An open image.
 pub(super) struct Image {
     file: File,
     pub superblock: Superblock,
     compression: Compression,
-    kept: RefCell<HashMap<u64, (Rc<[u8]>, u64)>>,
+    /// Metadata blocks by position.
+    kept: RefCell<HashMap<u64, MetadataBlock>>,
     budget: Cell<u64>,
 }
 
@@ -75,7 +79,7 @@ impl Image {
     }
 
     /// The metadata block at `position`, uncompressed, and the position of the next.
-    fn metadata_block(&self, position: u64) -> Result<(Rc<[u8]>, u64)> {
+    fn metadata_block(&self, position: u64) -> Result<MetadataBlock> {
         if let Some(kept) = self.kept.borrow().get(&position) {
             return Ok(kept.clone());
         }
