@@ -1,6 +1,6 @@
 //! The build on one page: from a plan to finished artifacts.
 //!
-//! 1. Packages are in the cache, each compared with its pinned digest.
+//! 1. Packages are in the cache; each is compared with its pinned digest when it is unpacked.
 //! 2. [`root`]: packages + kernel modules + overlays + rules → squashfs.
 //! 3. [`initramfs`]: /init + modules + busybox → newc cpio, compressed.
 //! 4. The build id: a digest of all that, and the name of the medium's marker file.
@@ -29,6 +29,9 @@ use crate::source;
 
 /// Part of every stage key that our own code decides: another version of the program, another key.
 const SOURCE_DIGEST: &str = env!("LIVEISO_SOURCE_DIGEST");
+
+/// Every stage in the order of this page; the first two are made for others.
+pub const STAGES: [&str; 5] = ["configured-root", "data-tar", "root", "initramfs", "iso"];
 
 /// What a caller chooses that no byte of the result may depend on.
 #[derive(Clone, Debug)]
