@@ -35,7 +35,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-pub use digest::{FileDigest, digest_file, digest_reader, hex, hex_sha256};
+pub use digest::{FileDigest, Fingerprint, digest_file, digest_reader, fingerprint_file, hex, hex_sha256};
 pub use entry::Entry;
 pub use prune::Pruned;
 pub use verify::{Damage, Verified};
@@ -88,6 +88,7 @@ pub struct StageOutput {
     dir: PathBuf,
     /// Every file of the entry by name.
     pub files: BTreeMap<String, FileDigest>,
+    fingerprints: BTreeMap<String, Fingerprint>,
     _in_use: Arc<File>,
 }
 
@@ -128,8 +129,8 @@ impl StageOutput {
     /// [`DamagedEntry`], see [`retry_damaged`].
     pub fn open(&self, name: &str) -> Result<PathBuf> {
         let path = self.dir.join(name);
-        match digest_file(&path) {
-            Ok(found) if Some(&found) == self.files.get(name) => Ok(path),
+        match fingerprint_file(&path) {
+            Ok(found) if Some(&found) == self.fingerprints.get(name) => Ok(path),
             _ => {
                 remove_tree(&self.dir);
                 Err(DamagedEntry(path).into())
@@ -140,6 +141,14 @@ impl StageOutput {
     /// Path of one output file whose reader checks the bytes itself, as [`crate::output::publish`] does.
     pub fn unchecked_path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
+    }
+
+    /// What the bytes of one output file are compared with.
+    ///
+    /// # Panics
+    /// As [`StageOutput::digest`].
+    pub fn fingerprint(&self, name: &str) -> &Fingerprint {
+        &self.fingerprints[name]
     }
 
     /// Digest of one output file.
@@ -159,6 +168,7 @@ impl StageOutput {
 #[derive(Serialize, Deserialize)]
 struct StageRecord {
     files: BTreeMap<String, FileDigest>,
+    fingerprints: BTreeMap<String, Fingerprint>,
 }
 
 impl Cache {
@@ -209,16 +219,16 @@ impl Cache {
         let key = hex_sha256(&key);
         let dir = self.dir.join("stages").join(name).join(&key);
         let in_use = self.hold(name, &key)?;
-        let mut files = load(&dir);
-        let hit = files.is_some();
+        let mut record = load(&dir);
+        let hit = record.is_some();
         if !hit {
             let _making = lock::exclusive(&self.lock_path(name, &key, "make"))?;
-            files = load(&dir);
-            if files.is_none() {
-                files = Some(self.produce(name, &dir, build)?);
+            record = load(&dir);
+            if record.is_none() {
+                record = Some(self.produce(name, &dir, build)?);
             }
         }
-        let files = files.expect("loaded or produced above");
+        let StageRecord { files, fingerprints } = record.expect("loaded or produced above");
         mark_used(&dir);
         locked(&self.reports).push(StageReport {
             stage: name.to_string(),
@@ -226,7 +236,7 @@ impl Cache {
             seconds: started.elapsed().as_secs_f64(),
             bytes: files.values().map(|f| f.size).sum(),
         });
-        Ok(StageOutput { dir, files, _in_use: in_use })
+        Ok(StageOutput { dir, files, fingerprints, _in_use: in_use })
     }
 
     /// What every stage of this run did, in order of completion.
@@ -271,16 +281,17 @@ impl Cache {
         name: &str,
         dir: &Path,
         build: impl FnOnce(&Path) -> Result<()>,
-    ) -> Result<BTreeMap<String, FileDigest>> {
+    ) -> Result<StageRecord> {
         let work = self.work_dir()?;
         build(&work.path)?;
-        let mut files = BTreeMap::new();
+        let mut record = StageRecord { files: BTreeMap::new(), fingerprints: BTreeMap::new() };
         for entry in fs::read_dir(&work.path).with_context(|| format!("reading {}", work.path.display()))? {
             let entry = entry.with_context(|| format!("reading {}", work.path.display()))?;
             let file_name = entry.file_name().to_string_lossy().into_owned();
-            files.insert(file_name, digest_file(&entry.path())?);
+            let (digest, fingerprint) = digest::digests_of_file(&entry.path())?;
+            record.files.insert(file_name.clone(), digest);
+            record.fingerprints.insert(file_name, fingerprint);
         }
-        let record = StageRecord { files };
         let json = serde_json::to_vec_pretty(&record).context("serialising stage.json")?;
         let path = work.path.join(RECORD);
         fs::write(&path, json).with_context(|| format!("writing {}", path.display()))?;
@@ -289,7 +300,7 @@ impl Cache {
         remove_tree(dir);
         fs::rename(&work.path, dir)
             .with_context(|| format!("publishing stage {name} as {}", dir.display()))?;
-        Ok(record.files)
+        Ok(record)
     }
 }
 
@@ -298,18 +309,18 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// What `stage.json` says of an entry.
-fn record(dir: &Path) -> Option<BTreeMap<String, FileDigest>> {
-    let record: StageRecord = serde_json::from_slice(&fs::read(dir.join(RECORD)).ok()?).ok()?;
-    Some(record.files)
+fn record(dir: &Path) -> Option<StageRecord> {
+    serde_json::from_slice(&fs::read(dir.join(RECORD)).ok()?).ok()
 }
 
-/// The files of a complete entry, by their recorded digests; sizes are compared, bytes later.
-fn load(dir: &Path) -> Option<BTreeMap<String, FileDigest>> {
-    let files = record(dir)?;
-    let complete = files
+/// The record of a complete entry; sizes are compared, bytes later.
+fn load(dir: &Path) -> Option<StageRecord> {
+    let record = record(dir)?;
+    let complete = record
+        .files
         .iter()
         .all(|(name, want)| fs::metadata(dir.join(name)).is_ok_and(|m| m.is_file() && m.len() == want.size));
-    complete.then_some(files)
+    complete.then_some(record)
 }
 
 /// Notes the use of an entry in its modification time, for least-recently-used eviction.

@@ -133,14 +133,14 @@ fn finish(
     };
     let checksum = format!("{}  {iso_name}\n", iso_digest.sha256);
     let artifacts = [
-        Artifact::file(&iso_name, &iso.unchecked_path(iso::ISO), iso_digest.clone()),
+        Artifact::file(&iso_name, &iso.unchecked_path(iso::ISO), iso.fingerprint(iso::ISO).clone()),
         Artifact::bytes(format!("{iso_name}.sha256"), checksum.into_bytes()),
         Artifact::bytes(format!("{stem}.manifest.json"), manifest.to_json()?),
         Artifact::bytes(format!("{stem}.packages.txt"), package_list(plan).into_bytes()),
         Artifact::file(
             format!("{stem}.files.txt"),
             &root.open(root::FILES)?,
-            root.digest(root::FILES).clone(),
+            root.fingerprint(root::FILES).clone(),
         ),
     ];
     let paths = publish(&options.out, &artifacts, || iso.discard())?;

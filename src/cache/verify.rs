@@ -7,6 +7,7 @@ use std::fs;
 
 use anyhow::{Context, Result};
 
+use super::digest::digests_of_file;
 use super::entry::{Entry, EntryKind};
 use super::{Cache, RECORD, digest_file, lock, record};
 
@@ -65,12 +66,17 @@ impl Cache {
         if !entry.path.exists() {
             return Ok(None);
         }
-        let Some(files) = record(&entry.path) else {
+        let Some(record) = record(&entry.path) else {
             return Ok(Some(format!("{RECORD} is missing or no record")));
         };
-        let damaged = files.iter().find_map(|(name, wanted)| match digest_file(&entry.path.join(name)) {
-            Ok(found) if found == *wanted => None,
-            Ok(_) => Some(format!("{name} is not what was recorded")),
+        let intact = |name: &String| -> Result<bool> {
+            let (digest, fingerprint) = digests_of_file(&entry.path.join(name))?;
+            let recorded = (record.files.get(name), record.fingerprints.get(name));
+            Ok(recorded == (Some(&digest), Some(&fingerprint)))
+        };
+        let damaged = record.files.keys().find_map(|name| match intact(name) {
+            Ok(true) => None,
+            Ok(false) => Some(format!("{name} is not what was recorded")),
             Err(error) => Some(format!("{name}: {}", error.root_cause())),
         });
         Ok(damaged)
