@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 
 use super::message;
+use crate::cache::DamagedEntry;
 use crate::source::{ArchiveError, FailureKind};
 
 /// How a run ended; the numbers are promised to scripts.
@@ -61,6 +62,17 @@ impl Failure {
             _ => Exit::Download,
         };
         Failure { exit, error: Some(error) }
+    }
+
+    /// A failure of the build: the archive's only where a package could not be had.
+    pub fn of_build(error: anyhow::Error) -> Failure {
+        if error.is::<ArchiveError>() {
+            return Failure::of_archive(error);
+        }
+        if error.is::<DamagedEntry>() {
+            return Failure { exit: Exit::Mismatch, error: Some(error) };
+        }
+        Failure::from(error)
     }
 
     /// The same message with another code.
@@ -137,6 +149,8 @@ mod tests {
             (Failure::from(closed().context("printing")), 0),
             (Failure::of_archive(anyhow!("no answer").context("reading InRelease")), 4),
             (Failure::of_archive(missing().context("asking apt")), 1),
+            (Failure::of_build(anyhow!("no space left").context("writing x.iso")), 1),
+            (Failure::of_build(anyhow!(DamagedEntry("x".into())).context("writing x.iso")), 5),
             (Failure::usage("x".to_string()), 2),
         ] {
             assert_eq!(failure.exit as u8, code, "{failure:?}");
