@@ -4,6 +4,7 @@
 //! are printed as paths, one a line.
 
 mod build;
+mod cache;
 mod check;
 pub mod dev;
 mod exit;
@@ -12,6 +13,7 @@ mod plan;
 mod run;
 mod style;
 mod test;
+mod timings;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -50,6 +52,8 @@ enum Command {
     Plan(plan::Args),
     Run(run::Args),
     Test(test::Args),
+    #[command(subcommand)]
+    Cache(cache::Command),
     /// Run a part of the program on its own, for measuring.
     #[command(subcommand)]
     Dev(Dev),
@@ -71,6 +75,7 @@ impl Cli {
             Command::Plan(args) => plan::run(&args, color),
             Command::Run(args) => run::run(&args),
             Command::Test(args) => test::run(&args),
+            Command::Cache(command) => cache::run(&command),
             Command::Dev(Dev::Squashfs(args)) => dev::squashfs(&args).map_err(Failure::from),
         };
         match result {
@@ -82,17 +87,30 @@ impl Cli {
 
 /// Where downloads and finished stages are kept.
 #[derive(Debug, clap::Args)]
-struct CacheArgs {
+struct CacheDirArgs {
     /// Directory for downloads and finished stages
     /// [default: $XDG_CACHE_HOME/liveiso].
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
+}
+
+/// A cache, and whether it has to do.
+#[derive(Debug, clap::Args)]
+struct CacheArgs {
+    #[command(flatten)]
+    dir: CacheDirArgs,
     /// Use nothing but what the cache has.
     #[arg(long)]
     offline: bool,
 }
 
 impl CacheArgs {
+    fn open(&self) -> Result<Cache, Failure> {
+        self.dir.open()
+    }
+}
+
+impl CacheDirArgs {
     fn open(&self) -> Result<Cache, Failure> {
         let dir = match &self.cache_dir {
             Some(dir) => dir.clone(),

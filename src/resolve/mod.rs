@@ -29,7 +29,7 @@ use crate::profile::{self, Profile};
 pub use archive::find_packages;
 pub use debian::ArchiveRequest;
 pub use embedded::{Embedded, EmbeddedKind, airootfs};
-pub use overlay::read_input;
+pub use overlay::input_content;
 pub use packages::PackageRequest;
 
 /// Layout of the plan this program writes and reads.

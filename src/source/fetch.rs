@@ -2,18 +2,20 @@
 //!
 //! apt downloads by URI and hash (`apt-helper download-file`), so a package
 //! that newer ones have replaced in the index is still found while the mirror
-//! has the file. Every file is compared with its pin before it is used.
+//! has the file. Every file is compared with its pin when it arrives and again
+//! before it is unpacked ([`verified_deb`]); a build whose stages are all in the
+//! cache reads no package.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::apt::{check_space, write_state};
 use super::failure;
 use super::host::with_mirrors;
-use crate::cache::{Cache, digest_file};
+use crate::cache::{Cache, DamagedEntry, digest_file};
 use crate::host::Tool;
 use crate::plan::{AptSource, Arch, Package};
 
@@ -26,7 +28,26 @@ pub(super) fn deb_path(cache: &Cache, package: &Package) -> PathBuf {
     cache.subdir("debs").join(format!("{}.deb", package.sha256))
 }
 
-/// Makes sure every package is in the cache and is what its pin says; returns paths by SHA-256.
+/// Path of a package in the cache, after comparing its bytes with its pin.
+///
+/// # Errors
+/// [`DamagedEntry`] after removing a file that is not what was pinned, so that
+/// [`fetch`] downloads it again.
+pub(super) fn verified_deb(cache: &Cache, package: &Package) -> Result<PathBuf> {
+    let path = deb_path(cache, package);
+    ensure!(
+        path.exists(),
+        "package {} {}: it is no longer in the cache; start the build again",
+        package.name,
+        package.version
+    );
+    match is_intact(&path, package)? {
+        true => Ok(path),
+        false => Err(DamagedEntry(path).into()),
+    }
+}
+
+/// Makes sure every package is in the cache at its pinned size; returns paths by SHA-256.
 ///
 /// Without missing packages nothing is asked of the network, nor of the host, whose
 /// apt configuration names the mirrors of sources without a URI; with `offline`
@@ -45,9 +66,10 @@ pub fn fetch(
     for package in packages {
         wanted.insert(&package.sha256, package);
     }
+    cache.use_debs(wanted.keys().copied())?;
     let mut missing = Vec::new();
     for package in wanted.values() {
-        if !is_intact(&deb_path(cache, package), package)? {
+        if !is_present(&deb_path(cache, package), package)? {
             missing.push(*package);
         }
     }
@@ -68,6 +90,16 @@ pub fn fetch(
         download(cache, arch, &sources, batch)?;
     }
     Ok(wanted.into_values().map(|p| (p.sha256.clone(), deb_path(cache, p))).collect())
+}
+
+/// Whether the file exists and has the right size; one of another size is removed.
+fn is_present(path: &Path, package: &Package) -> Result<bool> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.len() == package.size => Ok(true),
+        Ok(_) => is_intact(path, package),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e).with_context(|| format!("reading {}", path.display())),
+    }
 }
 
 /// Whether the file exists and matches; a damaged one is removed.

@@ -365,4 +365,14 @@ fn a_package_that_does_not_match_its_pin_is_named_and_leaves_nothing() {
     assert_eq!(fetch(false).unwrap(), paths);
     assert_eq!(std::fs::read(&paths[&packages[1].sha256]).unwrap(), intact);
     fetch(true).unwrap();
+
+    // Damage that leaves the size is found where the package is used.
+    let mut flipped = intact.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    std::fs::write(&paths[&packages[1].sha256], flipped).unwrap();
+    assert_eq!(fetch(true).unwrap(), paths);
+    let unpack = || source::unpacked_tree(&cache, Arch::I386, &packages);
+    assert!(unpack().unwrap_err().is::<liveiso::cache::DamagedEntry>());
+    fetch(false).unwrap();
+    unpack().unwrap();
 }

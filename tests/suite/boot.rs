@@ -1,12 +1,14 @@
-//! QEMU boots, as far as they need no product image: what `liveiso test` says about
-//! an image that cannot boot, and that no machine outlives its test.
+//! QEMU boots: the product's images on the machines they are made for, what
+//! `liveiso test` says about an image that cannot boot, and that no machine
+//! outlives its test.
 //!
-//! Needs qemu-system-x86 and xorriso.
+//! Needs qemu-system-x86, ovmf, ovmf-ia32 and xorriso.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use liveiso::host::Tool;
@@ -16,6 +18,8 @@ use liveiso::qemu::{
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::support::{liveiso, ran, rescue, tiny};
 
 const ID: &str = "0123456789abcdef01234567";
 
@@ -146,4 +150,85 @@ fn a_killed_test_leaves_no_guest() {
     let limit = Timespec { tv_sec: 60, tv_nsec: 0 };
     let gone = poll(&mut [PollFd::new(&qemu, PollFlags::IN)], Some(&limit)).unwrap();
     assert_eq!(gone, 1, "QEMU outlived its test");
+}
+
+/// Runs `liveiso test` on an image with these options: every machine must pass.
+/// Returns the table and the cells. The tests of this room take turns, so that
+/// no more than two of their machines run at once.
+fn boots(image: &Path, options: &[&str]) -> Vec<serde_json::Value> {
+    static MACHINES: Mutex<()> = Mutex::new(());
+    let _turn = MACHINES.lock().unwrap_or_else(PoisonError::into_inner);
+    let logs = tempfile::tempdir().unwrap();
+    let mut command = liveiso(["test", "--json", "--time-limit", "240", "--jobs", "2", "--logs"]);
+    let (code, stdout, stderr) = ran(command.arg(logs.path()).args(options).arg(image).output().unwrap());
+    assert_eq!(code, Some(0), "{options:?}:\n{stdout}{stderr}{}", consoles(logs.path()));
+    let cells: Vec<serde_json::Value> = serde_json::from_str(&stdout).unwrap();
+    let manifest = fs::read(image.with_extension("manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    for cell in &cells {
+        let report = &cell["report"];
+        println!("{cell}");
+        assert_eq!(report["build-id"], manifest["build-id"], "{cell}");
+        assert_eq!(report["root-filesystem"], "overlay", "{cell}");
+        assert_eq!(
+            (&report["init-name"], &report["init-program"]),
+            (&"init".into(), &"/usr/bin/busybox".into()),
+            "{cell}"
+        );
+    }
+    cells
+}
+
+/// The end of every console, for a failing test's message.
+fn consoles(logs: &Path) -> String {
+    let mut text = String::new();
+    for cell in fs::read_dir(logs).unwrap().map(|entry| entry.unwrap().path()) {
+        let console = fs::read(cell.join("console.log")).unwrap_or_default();
+        let end = String::from_utf8_lossy(&console[console.len().saturating_sub(3000)..]).into_owned();
+        text.push_str(&format!("--- {}\n{end}\n", cell.display()));
+    }
+    text
+}
+
+fn names(cells: &[serde_json::Value]) -> Vec<&str> {
+    cells.iter().map(|cell| cell["name"].as_str().unwrap()).collect()
+}
+
+/// What tmpfs may hold at the login shell, in kB: the overlay's upper directory
+/// and /run. An initramfs that stayed would be ten thousand.
+const MOST_SHMEM_KB: u64 = 1024;
+
+#[test]
+fn tiny_boots_in_40_mib() {
+    let cells = boots(tiny(), &["--firmware", "bios", "--medium", "cd", "--memory", "40"]);
+    assert_eq!(names(&cells), ["bios-cd"]);
+}
+
+#[test]
+fn tiny_leaves_the_memory_of_a_128_mib_machine_to_its_user() {
+    let least = ["--firmware", "bios", "--medium", "cd", "--min-available", "98000"];
+    let cells = boots(tiny(), &least);
+    assert_eq!(names(&cells), ["bios-cd"]);
+    assert_eq!(cells[0]["memory-mib"], 128);
+    assert!(cells[0]["report"]["shmem-kb"].as_u64().unwrap() <= MOST_SHMEM_KB, "{}", cells[0]);
+}
+
+#[test]
+fn rescue_boots_on_every_machine_of_the_matrix() {
+    let cells = boots(rescue(), &["--min-available", "96000"]);
+    assert_eq!(
+        names(&cells),
+        ["bios-cd", "bios-usb", "uefi-x64-cd", "uefi-x64-usb", "uefi-ia32-cd", "uefi-ia32-usb"]
+    );
+    let memory: Vec<&serde_json::Value> = cells.iter().map(|cell| &cell["memory-mib"]).collect();
+    assert_eq!(memory, [128, 128, 256, 256, 256, 256]);
+    for cell in &cells {
+        assert!(cell["report"]["shmem-kb"].as_u64().unwrap() <= MOST_SHMEM_KB, "{cell}");
+    }
+}
+
+#[test]
+fn rescue_boots_in_64_mib() {
+    let cells = boots(rescue(), &["--firmware", "bios", "--medium", "cd", "--memory", "64"]);
+    assert_eq!(names(&cells), ["bios-cd"]);
 }

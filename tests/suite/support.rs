@@ -1,1 +1,55 @@
-//! See main.rs.
+//! What several rooms share: the program under test, and the product's images, built once.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+
+/// Variables by which a person's session could change what a test sees.
+const SESSION: &[&str] = &["SOURCE_DATE_EPOCH", "XDG_CACHE_HOME", "TZ", "LC_ALL", "LANG", "LANGUAGE"];
+
+/// The program under test. The shared cache below `HOME` serves it unless the
+/// test names another one.
+#[allow(clippy::disallowed_methods, reason = "the program under test is started directly")]
+pub fn liveiso(words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_liveiso"));
+    for name in SESSION {
+        command.env_remove(name);
+    }
+    command.args(words).stdin(Stdio::null());
+    command
+}
+
+/// Exit code, standard output and standard error of a finished program.
+pub type Ran = (Option<i32>, String, String);
+
+/// What a program did.
+pub fn ran(output: Output) -> Ran {
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+/// One of the product's profiles.
+pub fn profile(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles").join(name)
+}
+
+/// The finished ISO of profiles/tiny.
+pub fn tiny() -> &'static Path {
+    static IMAGE: OnceLock<PathBuf> = OnceLock::new();
+    IMAGE.get_or_init(|| image("tiny"))
+}
+
+/// The finished ISO of profiles/rescue.
+pub fn rescue() -> &'static Path {
+    static IMAGE: OnceLock<PathBuf> = OnceLock::new();
+    IMAGE.get_or_init(|| image("rescue"))
+}
+
+fn image(name: &str) -> PathBuf {
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("images");
+    let mut command = liveiso(["build", "-o"]);
+    let (code, stdout, stderr) = ran(command.arg(&out).arg(profile(name)).output().unwrap());
+    assert_eq!(code, Some(0), "building {name}:\n{stderr}");
+    PathBuf::from(stdout.lines().next().unwrap())
+}
