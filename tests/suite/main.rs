@@ -4,6 +4,7 @@ mod apt;
 mod archive;
 mod boot;
 mod build;
+mod cache;
 mod command_line;
 mod cpio;
 mod fat;
