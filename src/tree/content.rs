@@ -192,10 +192,7 @@ fn read_part(file: &File, position: &mut u64, end: u64, buf: &mut [u8]) -> io::R
     }
     let n = file.read_at(&mut buf[..want], *position)?;
     if n == 0 {
-        return Err(io::Error::new(
-            io::ErrorKind::UnexpectedEof,
-            "file changed or is shorter than expected",
-        ));
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "file changed or is shorter than expected"));
     }
     *position += n as u64;
     Ok(n)

@@ -7,6 +7,7 @@ mod build;
 mod command_line;
 mod cpio;
 mod fat;
+mod hostile;
 mod init;
 mod initramfs;
 mod iso9660;
