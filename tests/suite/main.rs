@@ -8,6 +8,7 @@ mod cache;
 mod command_line;
 mod cpio;
 mod fat;
+mod hostile;
 mod init;
 mod initramfs;
 mod iso9660;
