@@ -300,26 +300,17 @@ fn a_sparse_file_of_5_gib_is_never_held_in_memory() {
             assert_eq!((found.len(), found.blocks()), (SIZE, 256), "only one block is not sparse");
         });
     }
-    // The digest covers the zeros as well: one byte in the hole, and it is another file.
-    file.write_all_at(b"!", 4 << 30).unwrap();
-    assert_eq!(
-        squashfs_refusal(&tree),
-        format!(
-            "storing a file from airootfs (of the profile): reading {}: it changed while it was being built; \
-             run the build again",
-            profile.path("sparse").display()
-        )
-    );
 }
 
 #[test]
 fn an_overlay_of_100_000_files_in_one_directory() {
     let profile = Profile::new();
+    fs::create_dir(profile.path("d")).unwrap();
     let mut expected = parse_listing("dir /d 0755 0 0").unwrap();
     let origin = expected.add_origin("test");
     for n in 0..100_000 {
         let text = format!("{}", n % 100);
-        profile.write(&format!("d/{n}"), &text);
+        fs::write(profile.path(&format!("d/{n}")), &text).unwrap();
         expected
             .add_file(format!("d/{n}").as_bytes(), Content::bytes(text), Meta::default(), origin)
             .unwrap();
