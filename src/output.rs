@@ -11,8 +11,8 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use anyhow::{Context, Result, ensure};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags};
 use sha2::{Digest, Sha256};
 
 use crate::cache::{DamagedEntry, FileDigest, digest_file, hex};
@@ -55,6 +55,7 @@ impl Artifact {
 /// # Errors
 /// When the directory cannot be made or written, or the content is not what the digest says.
 pub fn publish(dir: &Path, artifacts: &[Artifact], damaged: impl Fn()) -> Result<Vec<PathBuf>> {
+    check_directory(dir)?;
     fs::create_dir_all(dir).with_context(|| format!("creating the output directory {}", dir.display()))?;
     remove_leftovers(dir)?;
     let mut pending = Vec::new();
@@ -70,6 +71,22 @@ pub fn publish(dir: &Path, artifacts: &[Artifact], damaged: impl Fn()) -> Result
         staged.name(&path).with_context(|| format!("giving {} its name", path.display()))?;
     }
     Ok(artifacts.iter().map(|a| dir.join(&a.name)).collect())
+}
+
+/// Finds out before a build whether its end can be written.
+///
+/// # Errors
+/// When `dir` is there and is no directory, or one that this user may not write to.
+pub fn check_directory(dir: &Path) -> Result<()> {
+    if let Ok(found) = fs::metadata(dir) {
+        ensure!(found.is_dir(), "the output directory {} is not a directory; name another", dir.display());
+        rustix::fs::access(dir, Access::WRITE_OK | Access::EXEC_OK)
+            .map_err(std::io::Error::from)
+            .with_context(|| {
+                format!("the output directory {} cannot be written to; name another", dir.display())
+            })?;
+    }
+    Ok(())
 }
 
 fn is_current(path: &Path, digest: &FileDigest) -> bool {
@@ -184,6 +201,21 @@ mod tests {
         assert!(error.is::<DamagedEntry>(), "{error:#}");
         assert_eq!(names(dir.path()), ["a.iso"]);
         assert_eq!(fs::read(dir.path().join("a.iso")).unwrap(), b"old");
+    }
+
+    #[test]
+    fn an_output_directory_that_is_a_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("out");
+        fs::write(&file, "").unwrap();
+        let error = check_directory(&file).unwrap_err();
+        let path = file.display();
+        assert_eq!(
+            format!("{error:#}"),
+            format!("the output directory {path} is not a directory; name another")
+        );
+        check_directory(dir.path()).unwrap();
+        check_directory(&dir.path().join("not/yet/there")).unwrap();
     }
 
     #[test]

@@ -9,7 +9,7 @@ use anyhow::Context;
 use super::{CacheArgs, Failure, LockArgs, resolve_profile};
 use crate::build::{BuildOptions, Built, build};
 use crate::cache::StageReport;
-use crate::output::warn;
+use crate::output::{check_directory, warn};
 
 /// Build a profile's ISO, checksum, manifest and package list.
 #[derive(Debug, clap::Args)]
@@ -35,6 +35,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, color: bool) -> Result<(), Failure> {
+    check_directory(&args.out)?;
     let cache = args.cache.open()?;
     let lock_use = args.lock.lock_use();
     let resolved = resolve_profile(&args.profile, &cache, args.cache.offline, lock_use, color)?;
@@ -46,7 +47,7 @@ pub(super) fn run(args: &Args, color: bool) -> Result<(), Failure> {
         jobs: args.jobs.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN),
         offline: args.cache.offline,
     };
-    let built = build(&resolved.plan, &cache, &options).map_err(Failure::of_archive)?;
+    let built = build(&resolved.plan, &cache, &options).map_err(Failure::of_build)?;
     for note in &built.notes {
         warn(note);
     }

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 
 use super::message;
+use crate::cache::DamagedEntry;
 use crate::source::{ArchiveError, FailureKind};
 
 /// How a run ended; the numbers are promised to scripts.
@@ -60,6 +61,15 @@ impl Failure {
             None if is_local(&error) => Exit::Failed,
             _ => Exit::Download,
         };
+        Failure { exit, error: Some(error) }
+    }
+
+    /// A failure of a build, which starts with downloads: the archive's only where it says so.
+    pub fn of_build(error: anyhow::Error) -> Failure {
+        if error.is::<ArchiveError>() {
+            return Failure::of_archive(error);
+        }
+        let exit = if error.is::<DamagedEntry>() { Exit::Mismatch } else { Exit::Failed };
         Failure { exit, error: Some(error) }
     }
 
@@ -137,6 +147,8 @@ mod tests {
             (Failure::from(closed().context("printing")), 0),
             (Failure::of_archive(anyhow!("no answer").context("reading InRelease")), 4),
             (Failure::of_archive(missing().context("asking apt")), 1),
+            (Failure::of_build(anyhow!("xorriso failed").context("cannot build")), 1),
+            (Failure::of_build(anyhow!(DamagedEntry("x".into())).context("cannot build")), 5),
             (Failure::usage("x".to_string()), 2),
         ] {
             assert_eq!(failure.exit as u8, code, "{failure:?}");
