@@ -210,10 +210,12 @@ impl Cache {
         let n = self.next_work.fetch_add(1, Ordering::Relaxed);
         let path = self.dir.join("work").join(format!("{}-{n}", std::process::id()));
         let lock_path = path.with_extension("lock");
+        // Held until the directory is known: an interrupted build must not overlook it.
+        let mut active = active_work_dirs();
         let lock = File::create(&lock_path).with_context(|| format!("creating {}", lock_path.display()))?;
         rustix::fs::flock(&lock, FlockOperation::LockExclusive).context("locking the work directory")?;
         fs::create_dir(&path).with_context(|| format!("creating {}", path.display()))?;
-        active_work_dirs().insert(path.clone());
+        active.insert(path.clone());
         Ok(WorkDir { path, lock_path, _lock: lock })
     }
 
@@ -349,11 +351,21 @@ fn active_work_dirs() -> std::sync::MutexGuard<'static, BTreeSet<PathBuf>> {
     ACTIVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Removes the scratch directories of this process, for a build that is interrupted.
+/// Removes the scratch directories of this process, for a build that is
+/// interrupted. From now on no thread can make another one: whoever tries waits
+/// for the end of the process.
 pub fn remove_active_work_dirs() {
-    for path in active_work_dirs().iter() {
-        remove_work_dir(path, &path.with_extension("lock"));
+    let active = active_work_dirs();
+    for path in active.iter() {
+        // A thread that is still writing can get in the way of the removal.
+        for _ in 0..100 {
+            remove_work_dir(path, &path.with_extension("lock"));
+            if !path.exists() {
+                break;
+            }
+        }
     }
+    std::mem::forget(active);
 }
 
 /// The lock goes last: as long as it is there, a later run knows what to sweep.

@@ -40,7 +40,7 @@ pub(super) fn run(args: &Args, color: bool) -> Result<(), Failure> {
         jobs: args.jobs.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN),
         offline: args.cache.offline,
     };
-    let built = build(&plan, &cache, &options).map_err(Failure::of_archive)?;
+    let built = build(&plan, &cache, &options).map_err(Failure::of_build)?;
     for note in &built.notes {
         warn(note);
     }

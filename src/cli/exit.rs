@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 
 use super::message;
-use crate::source::{ArchiveError, FailureKind};
+use crate::source::{ArchiveError, FailureKind, NotCached};
 
 /// How a run ended; the numbers are promised to scripts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +61,15 @@ impl Failure {
             _ => Exit::Download,
         };
         Failure { exit, error: Some(error) }
+    }
+
+    /// A failure of a build: the archive's only where the archive said so.
+    pub fn of_build(error: anyhow::Error) -> Failure {
+        if error.is::<ArchiveError>() || error.is::<NotCached>() {
+            Failure::of_archive(error)
+        } else {
+            Failure::from(error)
+        }
     }
 
     /// The same message with another code.
@@ -137,6 +146,8 @@ mod tests {
             (Failure::from(closed().context("printing")), 0),
             (Failure::of_archive(anyhow!("no answer").context("reading InRelease")), 4),
             (Failure::of_archive(missing().context("asking apt")), 1),
+            (Failure::of_build(anyhow!("xorriso failed").context("writing the ISO")), 1),
+            (Failure::of_build(anyhow!(NotCached("x".to_string())).context("fetching packages")), 4),
             (Failure::usage("x".to_string()), 2),
         ] {
             assert_eq!(failure.exit as u8, code, "{failure:?}");
