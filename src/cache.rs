@@ -5,7 +5,9 @@
 //! <cache>/v1/locks/<stage>-<key>.make held by the one build that makes an entry
 //! <cache>/v1/locks/<stage>-<key>.use  shared by builds that use it, so that a prune spares it
 //! <cache>/v1/debs/<sha256>.deb        packages, content-addressed
+//! <cache>/v1/locks/debs.use           shared by builds that use packages
 //! <cache>/v1/apt/…                    apt's private state
+//! <cache>/v1/blocks/<digest>.pack     compressed squashfs blocks
 //! <cache>/v1/work/<pid>-<n>/          being written; swept when its owner is gone
 //! ```
 //!
@@ -13,23 +15,40 @@
 //! killed build leaves nothing that could be taken for a result. A look-up costs
 //! one small read; the bytes of an entry are compared with their digest when they
 //! are consumed ([`StageOutput::open`]), and a damaged entry is removed and made
-//! anew ([`retry_damaged`]).
+//! anew ([`retry_damaged`]). [`Cache::entries`], [`Cache::prune`] and
+//! [`Cache::verify`] are what `liveiso cache` does.
+
+mod digest;
+mod entry;
+mod lock;
+mod prune;
+mod verify;
+mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+
+pub use digest::{FileDigest, Fingerprint, digest_file, digest_reader, fingerprint_file, hex, hex_sha256};
+pub use entry::Entry;
+pub use prune::Pruned;
+pub use verify::{Damage, Verified};
+pub use work::{WorkDir, remove_active_work_dirs};
 
 /// Raised when the meaning of any stage's files changes.
 const CACHE_FORMAT: u32 = 1;
+
+/// What a stage's files must be, beside them.
+const RECORD: &str = "stage.json";
+
+/// Below the cache's directory.
+const DEBS_LOCK: &str = "locks/debs.use";
 
 /// A cache directory, safe to share between concurrent builds.
 #[derive(Debug)]
@@ -37,6 +56,16 @@ pub struct Cache {
     dir: PathBuf,
     next_work: AtomicU32,
     reports: Mutex<Vec<StageReport>>,
+    /// Locks of every entry used in this run, by path.
+    in_use: Mutex<BTreeMap<PathBuf, Arc<File>>>,
+    debs: Mutex<DebUse>,
+}
+
+/// The packages this run uses. They share one lock: a root has hundreds.
+#[derive(Debug, Default)]
+struct DebUse {
+    lock: Option<File>,
+    used: BTreeSet<String>,
 }
 
 /// What one stage did in this run.
@@ -53,21 +82,13 @@ pub struct StageReport {
     pub bytes: u64,
 }
 
-/// Size and digest of one output file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileDigest {
-    /// Bytes.
-    pub size: u64,
-    /// Lower-case hex SHA-256.
-    pub sha256: String,
-}
-
-/// A stage's finished output; while a value lives, no prune removes the entry.
+/// A stage's finished output; while a value or its cache lives, no prune removes the entry.
 #[derive(Clone, Debug)]
 pub struct StageOutput {
     dir: PathBuf,
     /// Every file of the entry by name.
     pub files: BTreeMap<String, FileDigest>,
+    fingerprints: BTreeMap<String, Fingerprint>,
     _in_use: Arc<File>,
 }
 
@@ -108,8 +129,8 @@ impl StageOutput {
     /// [`DamagedEntry`], see [`retry_damaged`].
     pub fn open(&self, name: &str) -> Result<PathBuf> {
         let path = self.dir.join(name);
-        match digest_file(&path) {
-            Ok(found) if Some(&found) == self.files.get(name) => Ok(path),
+        match fingerprint_file(&path) {
+            Ok(found) if Some(&found) == self.fingerprints.get(name) => Ok(path),
             _ => {
                 remove_tree(&self.dir);
                 Err(DamagedEntry(path).into())
@@ -120,6 +141,14 @@ impl StageOutput {
     /// Path of one output file whose reader checks the bytes itself, as [`crate::output::publish`] does.
     pub fn unchecked_path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
+    }
+
+    /// What the bytes of one output file are compared with.
+    ///
+    /// # Panics
+    /// As [`StageOutput::digest`].
+    pub fn fingerprint(&self, name: &str) -> &Fingerprint {
+        &self.fingerprints[name]
     }
 
     /// Digest of one output file.
@@ -139,44 +168,7 @@ impl StageOutput {
 #[derive(Serialize, Deserialize)]
 struct StageRecord {
     files: BTreeMap<String, FileDigest>,
-}
-
-/// SHA-256 in lower-case hex.
-pub fn hex_sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-/// Lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// SHA-256 and size of a file on disk.
-///
-/// # Errors
-/// When it cannot be read.
-pub fn digest_file(path: &Path) -> Result<FileDigest> {
-    let mut file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
-    digest_reader(&mut file).with_context(|| format!("reading {}", path.display()))
-}
-
-/// SHA-256 and size of everything a reader has left.
-///
-/// # Errors
-/// The reader's.
-pub fn digest_reader(reader: &mut impl Read) -> io::Result<FileDigest> {
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 256 << 10];
-    let mut size = 0;
-    loop {
-        match reader.read(&mut buffer)? {
-            0 => return Ok(FileDigest { size, sha256: hex(&hasher.finalize()) }),
-            n => {
-                hasher.update(&buffer[..n]);
-                size += n as u64;
-            }
-        }
-    }
+    fingerprints: BTreeMap<String, Fingerprint>,
 }
 
 impl Cache {
@@ -187,53 +179,25 @@ impl Cache {
     pub fn open(dir: &Path) -> Result<Cache> {
         let dir = std::path::absolute(dir).context("finding the current directory")?;
         let dir = dir.join(format!("v{CACHE_FORMAT}"));
-        for sub in ["stages", "locks", "debs", "apt", "work"] {
+        for sub in ["stages", "locks", "debs", "apt", "blocks", "work"] {
             let sub = dir.join(sub);
             fs::create_dir_all(&sub)
                 .with_context(|| format!("creating the cache directory {}", sub.display()))?;
         }
-        let cache = Cache { dir, next_work: AtomicU32::new(0), reports: Mutex::default() };
+        let cache = Cache {
+            dir,
+            next_work: AtomicU32::new(0),
+            reports: Mutex::default(),
+            in_use: Mutex::default(),
+            debs: Mutex::default(),
+        };
         cache.sweep()?;
         Ok(cache)
     }
 
-    /// The directory for one kind of long-lived file (`debs`, `apt`).
+    /// The directory for one kind of long-lived file (`debs`, `apt`, `blocks`).
     pub fn subdir(&self, name: &str) -> PathBuf {
         self.dir.join(name)
-    }
-
-    /// A fresh scratch directory on the cache's file system, locked while this process lives.
-    ///
-    /// # Errors
-    /// When it cannot be made.
-    pub fn work_dir(&self) -> Result<WorkDir> {
-        let n = self.next_work.fetch_add(1, Ordering::Relaxed);
-        let path = self.dir.join("work").join(format!("{}-{n}", std::process::id()));
-        let lock_path = path.with_extension("lock");
-        // Held until the directory is known: an interrupted build must not overlook it.
-        let mut active = active_work_dirs();
-        let lock = File::create(&lock_path).with_context(|| format!("creating {}", lock_path.display()))?;
-        rustix::fs::flock(&lock, FlockOperation::LockExclusive).context("locking the work directory")?;
-        fs::create_dir(&path).with_context(|| format!("creating {}", path.display()))?;
-        active.insert(path.clone());
-        Ok(WorkDir { path, lock_path, _lock: lock })
-    }
-
-    /// Removes work directories whose owner is gone (their lock is free).
-    fn sweep(&self) -> Result<()> {
-        let work = self.dir.join("work");
-        for entry in fs::read_dir(&work).with_context(|| format!("reading {}", work.display()))? {
-            let path = entry.with_context(|| format!("reading {}", work.display()))?.path();
-            if path.extension().is_none_or(|e| e != "lock") {
-                continue;
-            }
-            // Gone already: another build swept it.
-            let Ok(lock) = File::open(&path) else { continue };
-            if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-                remove_work_dir(&path.with_extension(""), &path);
-            }
-        }
-        Ok(())
     }
 
     /// Runs a stage, or finds what an earlier run with equal `inputs` made.
@@ -254,37 +218,62 @@ impl Cache {
         let key = serde_json::to_vec(&(CACHE_FORMAT, name, inputs)).context("serialising stage inputs")?;
         let key = hex_sha256(&key);
         let dir = self.dir.join("stages").join(name).join(&key);
-        let in_use = Arc::new(self.lock_file(name, &key, "use")?);
-        flock(&in_use, FlockOperation::LockShared)?;
-        let mut files = load(&dir);
-        let hit = files.is_some();
+        let in_use = self.hold(name, &key)?;
+        let mut record = load(&dir);
+        let hit = record.is_some();
         if !hit {
-            let making = self.lock_file(name, &key, "make")?;
-            flock(&making, FlockOperation::LockExclusive)?;
-            files = load(&dir);
-            if files.is_none() {
-                files = Some(self.produce(name, &dir, build)?);
+            let _making = lock::exclusive(&self.lock_path(name, &key, "make"))?;
+            record = load(&dir);
+            if record.is_none() {
+                record = Some(self.produce(name, &dir, build)?);
             }
         }
-        let files = files.expect("loaded or produced above");
+        let StageRecord { files, fingerprints } = record.expect("loaded or produced above");
         mark_used(&dir);
-        self.reports.lock().unwrap_or_else(PoisonError::into_inner).push(StageReport {
+        locked(&self.reports).push(StageReport {
             stage: name.to_string(),
             hit,
             seconds: started.elapsed().as_secs_f64(),
             bytes: files.values().map(|f| f.size).sum(),
         });
-        Ok(StageOutput { dir, files, _in_use: in_use })
+        Ok(StageOutput { dir, files, fingerprints, _in_use: in_use })
     }
 
     /// What every stage of this run did, in order of completion.
     pub fn stage_reports(&self) -> Vec<StageReport> {
-        self.reports.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        locked(&self.reports).clone()
     }
 
-    fn lock_file(&self, stage: &str, key: &str, purpose: &str) -> Result<File> {
-        let path = self.dir.join("locks").join(format!("{stage}-{key}.{purpose}"));
-        File::create(&path).with_context(|| format!("creating {}", path.display()))
+    /// Marks packages, by SHA-256, as used by this run: no prune removes them before it ends.
+    ///
+    /// # Errors
+    /// When the lock file cannot be made.
+    pub fn use_debs<'d>(&self, digests: impl IntoIterator<Item = &'d str>) -> Result<()> {
+        let mut debs = locked(&self.debs);
+        if debs.lock.is_none() {
+            debs.lock = Some(lock::shared(&self.dir.join(DEBS_LOCK))?);
+        }
+        for digest in digests {
+            if debs.used.insert(digest.to_string()) {
+                mark_used(&self.dir.join("debs").join(format!("{digest}.deb")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The shared lock of an entry, kept until this cache is dropped.
+    fn hold(&self, stage: &str, key: &str) -> Result<Arc<File>> {
+        let path = self.lock_path(stage, key, "use");
+        if let Some(held) = locked(&self.in_use).get(&path) {
+            return Ok(held.clone());
+        }
+        // Not under the mutex: a prune in another process may hold the lock for a moment.
+        let file = Arc::new(lock::shared(&path)?);
+        Ok(locked(&self.in_use).entry(path).or_insert(file).clone())
+    }
+
+    fn lock_path(&self, stage: &str, key: &str, purpose: &str) -> PathBuf {
+        self.dir.join("locks").join(format!("{stage}-{key}.{purpose}"))
     }
 
     fn produce(
@@ -292,36 +281,46 @@ impl Cache {
         name: &str,
         dir: &Path,
         build: impl FnOnce(&Path) -> Result<()>,
-    ) -> Result<BTreeMap<String, FileDigest>> {
+    ) -> Result<StageRecord> {
         let work = self.work_dir()?;
         build(&work.path)?;
-        let mut files = BTreeMap::new();
+        let mut record = StageRecord { files: BTreeMap::new(), fingerprints: BTreeMap::new() };
         for entry in fs::read_dir(&work.path).with_context(|| format!("reading {}", work.path.display()))? {
             let entry = entry.with_context(|| format!("reading {}", work.path.display()))?;
             let file_name = entry.file_name().to_string_lossy().into_owned();
-            files.insert(file_name, digest_file(&entry.path())?);
+            let (digest, fingerprint) = digest::digests_of_file(&entry.path())?;
+            record.files.insert(file_name.clone(), digest);
+            record.fingerprints.insert(file_name, fingerprint);
         }
-        let record = StageRecord { files };
         let json = serde_json::to_vec_pretty(&record).context("serialising stage.json")?;
-        let path = work.path.join("stage.json");
+        let path = work.path.join(RECORD);
         fs::write(&path, json).with_context(|| format!("writing {}", path.display()))?;
         let parent = dir.parent().expect("a stage directory has a parent");
         fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
         remove_tree(dir);
         fs::rename(&work.path, dir)
             .with_context(|| format!("publishing stage {name} as {}", dir.display()))?;
-        Ok(record.files)
+        Ok(record)
     }
 }
 
-/// The files of a complete entry, by their recorded digests; sizes are compared, bytes later.
-fn load(dir: &Path) -> Option<BTreeMap<String, FileDigest>> {
-    let record: StageRecord = serde_json::from_slice(&fs::read(dir.join("stage.json")).ok()?).ok()?;
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What `stage.json` says of an entry.
+fn record(dir: &Path) -> Option<StageRecord> {
+    serde_json::from_slice(&fs::read(dir.join(RECORD)).ok()?).ok()
+}
+
+/// The record of a complete entry; sizes are compared, bytes later.
+fn load(dir: &Path) -> Option<StageRecord> {
+    let record = record(dir)?;
     let complete = record
         .files
         .iter()
         .all(|(name, want)| fs::metadata(dir.join(name)).is_ok_and(|m| m.is_file() && m.len() == want.size));
-    complete.then_some(record.files)
+    complete.then_some(record)
 }
 
 /// Notes the use of an entry in its modification time, for least-recently-used eviction.
@@ -337,59 +336,9 @@ fn mark_used(dir: &Path) {
     );
 }
 
-fn flock(file: &File, operation: FlockOperation) -> Result<()> {
-    rustix::io::retry_on_intr(|| rustix::fs::flock(file, operation)).context("locking a cache entry")
-}
-
 fn remove_tree(path: &Path) {
     // Best effort: what cannot be removed now is removed by a later run.
     let _ = fs::remove_dir_all(path);
-}
-
-fn active_work_dirs() -> std::sync::MutexGuard<'static, BTreeSet<PathBuf>> {
-    static ACTIVE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
-    ACTIVE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Removes the scratch directories of this process, for a build that is
-/// interrupted. From now on no thread can make another one: whoever tries waits
-/// for the end of the process.
-pub fn remove_active_work_dirs() {
-    let active = active_work_dirs();
-    for path in active.iter() {
-        // A thread that is still writing can get in the way of the removal.
-        for _ in 0..100 {
-            remove_work_dir(path, &path.with_extension("lock"));
-            if !path.exists() {
-                break;
-            }
-        }
-    }
-    std::mem::forget(active);
-}
-
-/// The lock goes last: as long as it is there, a later run knows what to sweep.
-fn remove_work_dir(path: &Path, lock: &Path) {
-    remove_tree(path);
-    if !path.exists() {
-        let _ = fs::remove_file(lock);
-    }
-}
-
-/// A scratch directory, removed when dropped or, after a kill, by the next run.
-#[derive(Debug)]
-pub struct WorkDir {
-    /// Where to write.
-    pub path: PathBuf,
-    lock_path: PathBuf,
-    _lock: File,
-}
-
-impl Drop for WorkDir {
-    fn drop(&mut self) {
-        active_work_dirs().remove(&self.path);
-        remove_work_dir(&self.path, &self.lock_path);
-    }
 }
 
 #[cfg(test)]
@@ -441,19 +390,5 @@ mod tests {
         assert_eq!(failed.unwrap_err().to_string(), "compressor exploded");
         assert_eq!(fs::read_dir(cache.subdir("work")).unwrap().count(), 0);
         assert!(!cache.subdir("stages").join("s").exists());
-    }
-
-    #[test]
-    fn what_a_killed_build_left_is_swept_and_a_living_one_is_spared() {
-        let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::open(dir.path()).unwrap();
-        let mine = cache.work_dir().unwrap();
-        let dead = cache.subdir("work").join("1-0");
-        fs::create_dir(&dead).unwrap();
-        fs::write(dead.join("half"), "x").unwrap();
-        fs::write(dead.with_extension("lock"), "").unwrap();
-        Cache::open(dir.path()).unwrap();
-        assert!(!dead.exists() && !dead.with_extension("lock").exists());
-        assert!(mine.path.exists());
     }
 }

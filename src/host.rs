@@ -177,3 +177,30 @@ pub fn last_lines(stderr: &[u8]) -> String {
 pub fn environment(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
+
+/// What this process has cost so far.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ResourceUse {
+    /// Seconds of processor time, user and system, of this process and of all programs it started and waited for.
+    pub cpu_seconds: f64,
+    /// The largest resident set of this process alone, bytes.
+    pub peak_memory: u64,
+}
+
+/// Reads proc(5); programs still running are not counted.
+///
+/// # Errors
+/// When /proc is not mounted or has another format.
+pub fn resource_use() -> Result<ResourceUse> {
+    let read = |path| std::fs::read_to_string(path).with_context(|| format!("reading {path}"));
+    let stat = read("/proc/self/stat")?;
+    // The second field, the program's name, may hold anything; utime is the 14th.
+    let fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split_whitespace().skip(11).take(4);
+    let ticks: u64 = fields.filter_map(|field| field.parse::<u64>().ok()).sum();
+    let status = read("/proc/self/status")?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+    let peak: u64 = peak.context("finding VmHWM in /proc/self/status")?.trim().parse().context("VmHWM")?;
+    let cpu_seconds = ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
+    Ok(ResourceUse { cpu_seconds, peak_memory: peak << 10 })
+}

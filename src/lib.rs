@@ -21,6 +21,7 @@ pub mod host;
 pub mod initramfs;
 pub mod interrupt;
 pub mod kmod;
+pub mod lock;
 pub mod manifest;
 pub mod output;
 pub mod plan;

@@ -13,9 +13,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
-use sha2::{Digest, Sha256};
 
-use crate::cache::{DamagedEntry, FileDigest, digest_file, hex};
+use crate::cache::{DamagedEntry, Fingerprint, fingerprint_file};
 use crate::tree::Content;
 
 /// Tells the user something that does not stop the build, on standard error.
@@ -31,19 +30,19 @@ pub struct Artifact {
     /// Its bytes.
     pub content: Content,
     /// What the bytes must be.
-    pub digest: FileDigest,
+    pub fingerprint: Fingerprint,
 }
 
 impl Artifact {
     /// An artifact held in memory.
     pub fn bytes(name: impl Into<String>, bytes: Vec<u8>) -> Artifact {
-        let digest = FileDigest { size: bytes.len() as u64, sha256: crate::cache::hex_sha256(&bytes) };
-        Artifact { name: name.into(), content: Content::bytes(bytes), digest }
+        let fingerprint = Fingerprint::of(&bytes);
+        Artifact { name: name.into(), content: Content::bytes(bytes), fingerprint }
     }
 
     /// An artifact that is a finished file of the cache.
-    pub fn file(name: impl Into<String>, path: &Path, digest: FileDigest) -> Artifact {
-        Artifact { name: name.into(), content: Content::file(path, digest.size), digest }
+    pub fn file(name: impl Into<String>, path: &Path, fingerprint: Fingerprint) -> Artifact {
+        Artifact { name: name.into(), content: Content::file(path, fingerprint.size), fingerprint }
     }
 }
 
@@ -77,7 +76,7 @@ pub fn publish(dir: &Path, artifacts: &[Artifact], damaged: impl Fn()) -> Result
     let mut pending = Vec::new();
     for artifact in artifacts {
         let path = dir.join(&artifact.name);
-        if !is_current(&path, &artifact.digest) {
+        if !is_current(&path, &artifact.fingerprint) {
             let staged =
                 stage(dir, artifact, &damaged).with_context(|| format!("writing {}", path.display()))?;
             pending.push((staged, path));
@@ -89,9 +88,9 @@ pub fn publish(dir: &Path, artifacts: &[Artifact], damaged: impl Fn()) -> Result
     Ok(artifacts.iter().map(|a| dir.join(&a.name)).collect())
 }
 
-fn is_current(path: &Path, digest: &FileDigest) -> bool {
-    let same_size = fs::symlink_metadata(path).is_ok_and(|m| m.is_file() && m.len() == digest.size);
-    same_size && digest_file(path).is_ok_and(|found| found == *digest)
+fn is_current(path: &Path, wanted: &Fingerprint) -> bool {
+    let same_size = fs::symlink_metadata(path).is_ok_and(|m| m.is_file() && m.len() == wanted.size);
+    same_size && fingerprint_file(path).is_ok_and(|found| found == *wanted)
 }
 
 /// A complete file that has no final name yet.
@@ -107,9 +106,9 @@ const PREFIX: &str = ".liveiso-";
 fn stage(dir: &Path, artifact: &Artifact, damaged: &impl Fn()) -> Result<Staged> {
     let mut staged = Staged::create(dir, &artifact.name)?;
     let mut reader = artifact.content.open()?;
-    let mut hasher = Sha256::new();
+    let mut hasher = blake3::Hasher::new();
     let mut size = 0;
-    let mut buffer = vec![0; 1 << 20];
+    let mut buffer = vec![0; 256 << 10];
     loop {
         let n = reader.read(&mut buffer)?;
         if n == 0 {
@@ -119,8 +118,8 @@ fn stage(dir: &Path, artifact: &Artifact, damaged: &impl Fn()) -> Result<Staged>
         staged.file.write_all(&buffer[..n])?;
         size += n as u64;
     }
-    let found = FileDigest { size, sha256: hex(&hasher.finalize()) };
-    if found != artifact.digest {
+    let found = Fingerprint { size, blake3: hasher.finalize().to_hex().to_string() };
+    if found != artifact.fingerprint {
         damaged();
         return Err(DamagedEntry(PathBuf::from(&artifact.name)).into());
     }
@@ -195,7 +194,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let good = Artifact::bytes("a.iso", b"new".to_vec());
         let mut bad = Artifact::bytes("b.txt", b"x".to_vec());
-        bad.digest.sha256 = "0".repeat(64);
+        bad.fingerprint.blake3 = "0".repeat(64);
         fs::write(dir.path().join("a.iso"), "old").unwrap();
         let error = publish(dir.path(), &[good, bad], || ()).unwrap_err();
         assert!(error.is::<DamagedEntry>(), "{error:#}");

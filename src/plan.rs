@@ -45,6 +45,10 @@ pub struct Plan {
     pub efiboot: BTreeMap<String, InputFile>,
 }
 
+/// Timestamps that every format of a build can hold: FAT counts from 1980, cpio
+/// and squashfs up to 32 bits.
+pub const TIMESTAMPS: std::ops::RangeInclusive<i64> = 315_532_800..=0xffff_ffff;
+
 /// A Debian architecture we can boot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -1,6 +1,6 @@
 //! The build on one page: from a plan to finished artifacts.
 //!
-//! 1. Packages are in the cache, each compared with its pinned digest.
+//! 1. Packages are in the cache; each is compared with its pinned digest when it is unpacked.
 //! 2. [`root`]: packages + kernel modules + overlays + rules → squashfs.
 //! 3. [`initramfs`]: /init + modules + busybox → newc cpio, compressed.
 //! 4. The build id: a digest of all that, and the name of the medium's marker file.
@@ -29,6 +29,9 @@ use crate::source;
 
 /// Part of every stage key that our own code decides: another version of the program, another key.
 const SOURCE_DIGEST: &str = env!("LIVEISO_SOURCE_DIGEST");
+
+/// Every stage in the order of this page; the first two are made for others.
+pub const STAGES: [&str; 5] = ["configured-root", "data-tar", "root", "initramfs", "iso"];
 
 /// What a caller chooses that no byte of the result may depend on.
 #[derive(Clone, Debug)]
@@ -131,14 +134,14 @@ fn finish(
     };
     let checksum = format!("{}  {iso_name}\n", iso_digest.sha256);
     let artifacts = [
-        Artifact::file(&iso_name, &iso.unchecked_path(iso::ISO), iso_digest.clone()),
+        Artifact::file(&iso_name, &iso.unchecked_path(iso::ISO), iso.fingerprint(iso::ISO).clone()),
         Artifact::bytes(format!("{iso_name}.sha256"), checksum.into_bytes()),
         Artifact::bytes(format!("{stem}.manifest.json"), manifest.to_json()?),
         Artifact::bytes(format!("{stem}.packages.txt"), package_list(plan).into_bytes()),
         Artifact::file(
             format!("{stem}.files.txt"),
             &root.open(root::FILES)?,
-            root.digest(root::FILES).clone(),
+            root.fingerprint(root::FILES).clone(),
         ),
     ];
     let paths = publish(&options.out, &artifacts, || iso.discard())?;

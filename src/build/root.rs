@@ -132,9 +132,9 @@ fn lay_over(tree: &mut Tree, overlay: &Overlay) -> Result<()> {
                 tree.add_symlink(bytes, target.as_bytes(), Meta::default(), origin)
             }
             OverlayEntry::File { executable, content } => {
-                let bytes_of = resolve::read_input(content, resolve::airootfs(), path)?;
+                let content = resolve::input_content(content, resolve::airootfs(), path)?;
                 let mode = if *executable { 0o755 } else { 0o644 };
-                tree.add_file(bytes, Content::bytes(bytes_of), Meta::mode(mode), origin)
+                tree.add_file(bytes, content, Meta::mode(mode), origin)
             }
         }
         .with_context(|| format!("adding /{path}"))?;

@@ -6,9 +6,11 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 
-use super::{CacheArgs, Failure, resolve_plan};
+use super::cache::{apply_limit, max_size, parse_size};
+use super::timings::{StageTotal, table, totals};
+use super::{CacheArgs, Failure, LockArgs, message, resolve_profile};
 use crate::build::{BuildOptions, Built, build};
-use crate::cache::StageReport;
+use crate::host::{ResourceUse, resource_use};
 use crate::output::warn;
 
 /// Build a profile's ISO, checksum, manifest and package list.
@@ -22,33 +24,49 @@ pub(super) struct Args {
     /// Threads for compression [default: one a processor].
     #[arg(short, long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
-    /// Show each stage: hit or miss, seconds, bytes.
+    /// Show each stage: cache hits and misses, seconds, bytes.
     #[arg(long)]
     timings: bool,
     /// Print what was built, and the timings, as JSON instead of paths.
     #[arg(long)]
     json: bool,
+    /// Remove the least recently used cache entries beyond this size afterwards
+    /// [default: $LIVEISO_CACHE_MAX_SIZE, else 10G].
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    cache_max_size: Option<u64>,
+    #[command(flatten)]
+    lock: LockArgs,
     #[command(flatten)]
     cache: CacheArgs,
 }
 
 pub(super) fn run(args: &Args, color: bool) -> Result<(), Failure> {
+    let cache_limit = max_size(args.cache_max_size)?;
     let cache = args.cache.open()?;
-    let plan = resolve_plan(&args.profile, &cache, args.cache.offline, color)?;
+    let lock_use = args.lock.lock_use();
+    let resolved = resolve_profile(&args.profile, &cache, args.cache.offline, lock_use, color)?;
+    if resolved.old.as_ref().is_some_and(|old| *old != resolved.lock) {
+        super::lock::save(&args.profile, &resolved)?;
+    }
     let options = BuildOptions {
         out: args.out.clone(),
         jobs: args.jobs.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN),
         offline: args.cache.offline,
     };
-    let built = build(&plan, &cache, &options).map_err(Failure::of_build)?;
+    let built = build(&resolved.plan, &cache, &options).map_err(Failure::of_build)?;
     for note in &built.notes {
         warn(note);
     }
-    let stages = cache.stage_reports();
-    if args.timings {
-        print_timings(&stages);
+    if let Err(error) = apply_limit(&cache, cache_limit) {
+        warn(&format!("{error:#}"));
     }
-    if args.json { print_json(&built, &stages) } else { print_paths(&built) }
+    let stages = totals(&cache.stage_reports());
+    let used = resource_use()?;
+    if args.timings {
+        // On standard error, so that paths stay alone on standard output.
+        message(&table(&stages, &used));
+    }
+    if args.json { print_json(&built, &stages, &used) } else { print_paths(&built) }
 }
 
 fn print_paths(built: &Built) -> Result<(), Failure> {
@@ -59,18 +77,9 @@ fn print_paths(built: &Built) -> Result<(), Failure> {
     Ok(())
 }
 
-fn print_json(built: &Built, stages: &[StageReport]) -> Result<(), Failure> {
-    let value = serde_json::json!({ "built": built, "stages": stages });
+fn print_json(built: &Built, stages: &[StageTotal], used: &ResourceUse) -> Result<(), Failure> {
+    let value = serde_json::json!({ "built": built, "stages": stages, "process": used });
     let text = serde_json::to_string_pretty(&value).context("serialising the result")?;
     writeln!(std::io::stdout(), "{text}")?;
     Ok(())
-}
-
-/// On standard error, so that paths stay alone on standard output.
-fn print_timings(stages: &[StageReport]) {
-    eprintln!("{:<14} {:<5} {:>9} {:>14}", "stage", "cache", "seconds", "bytes");
-    for stage in stages.iter().filter(|s| !s.hit || s.stage != "data-tar") {
-        let cache = if stage.hit { "hit" } else { "miss" };
-        eprintln!("{:<14} {cache:<5} {:>9.2} {:>14}", stage.stage, stage.seconds, stage.bytes);
-    }
 }

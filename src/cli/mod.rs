@@ -4,13 +4,16 @@
 //! are printed as paths, one a line.
 
 mod build;
+mod cache;
 mod check;
 pub mod dev;
 mod exit;
+mod lock;
 mod plan;
 mod run;
 mod style;
 mod test;
+mod timings;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -19,8 +22,8 @@ use clap::{Parser, Subcommand};
 
 use crate::cache::Cache;
 use crate::diagnostic::Diagnostics;
-use crate::plan::Plan;
-use crate::resolve::{NoPlan, Options, find_packages, resolve};
+use crate::plan::TIMESTAMPS;
+use crate::resolve::{LockUse, NoPlan, Options, Resolved, find_packages, resolve_locked};
 
 pub use exit::{Exit, Failure};
 pub use style::Color;
@@ -45,9 +48,12 @@ signature, 5 verification mismatch, 6 refused for safety, 130 interrupted.";
 enum Command {
     Build(build::Args),
     Check(check::Args),
+    Lock(lock::Args),
     Plan(plan::Args),
     Run(run::Args),
     Test(test::Args),
+    #[command(subcommand)]
+    Cache(cache::Command),
     /// Run a part of the program on its own, for measuring.
     #[command(subcommand)]
     Dev(Dev),
@@ -65,9 +71,11 @@ impl Cli {
         let result = match self.command {
             Command::Build(args) => build::run(&args, color),
             Command::Check(args) => check::run(&args, color),
+            Command::Lock(args) => lock::run(&args, color),
             Command::Plan(args) => plan::run(&args, color),
             Command::Run(args) => run::run(&args),
             Command::Test(args) => test::run(&args),
+            Command::Cache(command) => cache::run(&command),
             Command::Dev(Dev::Squashfs(args)) => dev::squashfs(&args).map_err(Failure::from),
         };
         match result {
@@ -79,17 +87,30 @@ impl Cli {
 
 /// Where downloads and finished stages are kept.
 #[derive(Debug, clap::Args)]
-struct CacheArgs {
+struct CacheDirArgs {
     /// Directory for downloads and finished stages
     /// [default: $XDG_CACHE_HOME/liveiso].
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
+}
+
+/// A cache, and whether it has to do.
+#[derive(Debug, clap::Args)]
+struct CacheArgs {
+    #[command(flatten)]
+    dir: CacheDirArgs,
     /// Use nothing but what the cache has.
     #[arg(long)]
     offline: bool,
 }
 
 impl CacheArgs {
+    fn open(&self) -> Result<Cache, Failure> {
+        self.dir.open()
+    }
+}
+
+impl CacheDirArgs {
     fn open(&self) -> Result<Cache, Failure> {
         let dir = match &self.cache_dir {
             Some(dir) => dir.clone(),
@@ -108,15 +129,35 @@ fn default_cache_dir() -> Option<PathBuf> {
     Some(base.join("liveiso"))
 }
 
+/// How strictly the profile's lock file is taken.
+#[derive(Debug, clap::Args)]
+struct LockArgs {
+    /// Fail if liveiso.lock is missing or stale.
+    #[arg(long)]
+    locked: bool,
+}
+
+impl LockArgs {
+    fn lock_use(&self) -> LockUse<'static> {
+        if self.locked { LockUse::Frozen } else { LockUse::Follow }
+    }
+}
+
 /// Resolves a profile and prints what is wrong with it.
-fn resolve_plan(profile: &Path, cache: &Cache, offline: bool, color: bool) -> Result<Plan, Failure> {
+fn resolve_profile(
+    profile: &Path,
+    cache: &Cache,
+    offline: bool,
+    lock_use: LockUse<'_>,
+    color: bool,
+) -> Result<Resolved, Failure> {
     let mut diagnostics = Diagnostics::default();
     let options = resolve_options()?;
-    let find = |request: &_| find_packages(cache, offline, request);
-    let result = resolve(&profile_dir(profile), &options, find, &mut diagnostics);
+    let find = |request: &_, keep: &[&_]| find_packages(cache, offline, request, keep);
+    let result = resolve_locked(&profile_dir(profile), &options, lock_use, find, &mut diagnostics);
     print_diagnostics(&diagnostics, color);
     match result {
-        Ok(plan) => Ok(plan),
+        Ok(resolved) => Ok(resolved),
         Err(NoPlan::Invalid) => Err(Failure::explained(Exit::ProfileInvalid)),
         // The profile's own mistakes come first: they can be mended here and now.
         Err(NoPlan::Failed(error)) if diagnostics.has_errors() => {
@@ -148,8 +189,7 @@ fn resolve_options() -> Result<Options, Failure> {
         return Ok(Options::new(None));
     };
     let seconds = value.to_str().and_then(|v| v.parse::<i64>().ok());
-    // FAT counts from 1980, cpio and squashfs up to 32 bits.
-    match seconds.filter(|s| (315_532_800..=0xffff_ffff).contains(s)) {
+    match seconds.filter(|s| TIMESTAMPS.contains(s)) {
         Some(seconds) => Ok(Options::new(Some(seconds))),
         None => Err(Failure::usage(format!(
             "SOURCE_DATE_EPOCH must be seconds since 1970, from 315532800 to 4294967295, but is `{}`",

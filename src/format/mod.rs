@@ -1,6 +1,6 @@
 //! The bytes of images: each format writes a [`crate::tree::Tree`] and reads one back.
 
-mod civil;
+pub(crate) mod civil;
 pub mod cpio;
 pub mod fat;
 pub mod iso9660;

@@ -9,10 +9,11 @@ use anyhow::{Context, Result, anyhow};
 
 use super::{FindError, FoundPackages, PackageRequest, UnknownPackage};
 use crate::cache::{Cache, hex_sha256};
-use crate::plan::Debian;
+use crate::plan::{Debian, Package};
 use crate::source::{Archive, Wanted, host_sources};
 
-/// Asks the archive, or, `offline`, what an earlier run was told.
+/// Asks the archive, or, `offline`, what an earlier run was told. The versions in
+/// `keep` are preferred as far as the archive's index still has them.
 ///
 /// # Errors
 /// [`FindError::Unknown`] with every unknown name; trouble with the archive or the cache.
@@ -20,6 +21,7 @@ pub fn find_packages(
     cache: &Cache,
     offline: bool,
     request: &PackageRequest,
+    keep: &[&Package],
 ) -> Result<FoundPackages, FindError> {
     if offline {
         return remembered(cache, request).map_err(FindError::Failed);
@@ -35,11 +37,11 @@ pub fn find_packages(
     if !unknown.is_empty() {
         return Err(FindError::Unknown(unknown));
     }
-    let packages = archive.resolve(&wanted(request)).map_err(FindError::Failed)?;
+    let packages = archive.resolve_keeping(&wanted(request), keep).map_err(FindError::Failed)?;
     left_out.extend_from_slice(archive.left_out());
     let debian =
         Debian { suite: request.archive.suite.clone(), sources: archive.sources().to_vec(), left_out };
-    let found = FoundPackages { debian, packages, released: None };
+    let found = FoundPackages { debian, packages, released: Some(archive.released()) };
     remember(cache, request, &found).map_err(FindError::Failed)?;
     Ok(found)
 }

@@ -10,6 +10,7 @@ mod boot;
 mod debian;
 mod embedded;
 mod iso;
+mod locked;
 mod overlay;
 mod packages;
 mod permissions;
@@ -21,13 +22,14 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::diagnostic::Diagnostics;
-use crate::plan::{Overlay, Packages, Plan};
+use crate::lock::Lock;
+use crate::plan::{Overlay, Package, Packages, Plan};
 use crate::profile::{self, Profile};
 
 pub use archive::find_packages;
 pub use debian::ArchiveRequest;
 pub use embedded::{Embedded, EmbeddedKind, airootfs};
-pub use overlay::read_input;
+pub use overlay::input_content;
 pub use packages::PackageRequest;
 
 /// Layout of the plan this program writes and reads.
@@ -51,6 +53,30 @@ impl Options {
     pub fn new(timestamp: Option<i64>) -> Options {
         Options { timestamp, airootfs: airootfs() }
     }
+}
+
+/// What is done with the profile's lock file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockUse<'a> {
+    /// Nothing.
+    Ignore,
+    /// It answers; a stale one is resolved anew, keeping its versions.
+    Follow,
+    /// It answers; a missing or stale one is an error.
+    Frozen,
+    /// Packages of these names move to their current version, of no name: all.
+    Update(&'a [String]),
+}
+
+/// A plan, and the lock file it belongs to.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The plan.
+    pub plan: Plan,
+    /// The lock that gives this plan.
+    pub lock: Lock,
+    /// The lock that was there.
+    pub old: Option<Lock>,
 }
 
 /// What the package resolver found for a [`PackageRequest`].
@@ -104,11 +130,34 @@ pub fn resolve(
     find: impl FnOnce(&PackageRequest) -> Result<FoundPackages, FindError>,
     diagnostics: &mut Diagnostics,
 ) -> Result<Plan, NoPlan> {
+    let ignored = LockUse::Ignore;
+    resolve_locked(dir, options, ignored, |request, _| find(request), diagnostics).map(|r| r.plan)
+}
+
+/// The same with the profile's lock file: `find` is asked only when there is no
+/// lock, when it is stale, or when packages are to move; it gets the packages
+/// whose versions it should keep as far as the archive still offers them.
+///
+/// Writes nothing; see [`Resolved`].
+///
+/// # Errors
+/// As [`resolve`]; also for a damaged lock, or one that [`LockUse::Frozen`] cannot use.
+pub fn resolve_locked(
+    dir: &Path,
+    options: &Options,
+    lock_use: LockUse<'_>,
+    find: impl FnOnce(&PackageRequest, &[&Package]) -> Result<FoundPackages, FindError>,
+    diagnostics: &mut Diagnostics,
+) -> Result<Resolved, NoPlan> {
     let (profile, draft) = draft(dir, options, diagnostics).ok_or(NoPlan::Invalid)?;
-    if !draft.request_is_valid {
+    let (Ok(old), true) = (load(dir, lock_use, diagnostics), draft.request_is_valid) else {
         return Err(NoPlan::Invalid);
-    }
-    let found = match find(&draft.request) {
+    };
+    let answer = match locked::answer(&profile, &draft.request, old.as_ref(), lock_use, diagnostics)? {
+        locked::Answer::Locked(found) => Ok(found),
+        locked::Answer::Ask(keep) => find(&draft.request, &keep),
+    };
+    let found = match answer {
         Ok(found) => found,
         Err(FindError::Unknown(unknown)) => {
             packages::report_unknown(&profile, &draft.request, &unknown, diagnostics);
@@ -119,14 +168,39 @@ pub fn resolve(
     if diagnostics.has_errors() {
         return Err(NoPlan::Invalid);
     }
-    Ok(finish(draft, found, options.timestamp))
+    let lock = Lock::new(&draft.request, &found);
+    Ok(Resolved { plan: finish(draft, found, options.timestamp), lock, old })
 }
 
 /// Reports every mistake that can be found without a package index. Returns
 /// whether there is none.
 pub fn check(dir: &Path, options: &Options, diagnostics: &mut Diagnostics) -> bool {
-    draft(dir, options, diagnostics);
+    check_locked(dir, options, LockUse::Ignore, diagnostics)
+}
+
+/// The same, the lock file included: whether it can be read and is current.
+pub fn check_locked(
+    dir: &Path,
+    options: &Options,
+    lock_use: LockUse<'_>,
+    diagnostics: &mut Diagnostics,
+) -> bool {
+    let draft = draft(dir, options, diagnostics);
+    if let (Some((profile, draft)), Ok(lock)) = (draft, load(dir, lock_use, diagnostics))
+        && draft.request_is_valid
+    {
+        // What is wrong with the lock is in the diagnostics.
+        let _ = locked::answer(&profile, &draft.request, lock.as_ref(), lock_use, diagnostics);
+    }
     !diagnostics.has_errors()
+}
+
+fn load(
+    dir: &Path,
+    lock_use: LockUse<'_>,
+    diagnostics: &mut Diagnostics,
+) -> Result<Option<Lock>, crate::lock::Damaged> {
+    if lock_use == LockUse::Ignore { Ok(None) } else { Lock::load(dir, diagnostics) }
 }
 
 /// A plan without its packages.

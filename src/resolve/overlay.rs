@@ -19,7 +19,7 @@ use crate::cache::{digest_file, hex_sha256};
 use crate::diagnostic::{Diagnostic, Diagnostics, Place, closest};
 use crate::plan::{InputFile, Overlay, OverlayEntry};
 use crate::profile::read_text;
-use crate::tree::{Name, display_path};
+use crate::tree::{Content, Name, display_path};
 
 /// The built-in overlay, then the profile's, if it has one.
 pub(super) fn overlays(dir: &Path, built_in: &[Embedded], diagnostics: &mut Diagnostics) -> Vec<Overlay> {
@@ -271,27 +271,22 @@ pub(super) fn misnamed(dir: &Path, diagnostics: &mut Diagnostics) {
     }
 }
 
-/// The bytes of a pinned file: of the host's file, or the built-in one called `path`.
+/// The content of a pinned file: of the host's file, which stays where it is and
+/// is compared with its digest while it is read, or of the built-in one called `path`.
 ///
 /// # Errors
-/// When the file cannot be read or is not the one that was pinned.
-pub fn read_input(input: &InputFile, built_in: &[Embedded], path: &str) -> Result<Vec<u8>> {
-    let (bytes, shown) = match &input.path {
-        Some(host) => (
-            fs::read(host).with_context(|| format!("reading {}", host.display()))?,
-            host.display().to_string(),
-        ),
-        None => {
-            let found = built_in.iter().find(|file| file.path == path).and_then(Embedded::bytes);
-            let bytes = found.with_context(|| format!("this program has no built-in file `{path}`"))?;
-            (bytes.to_vec(), format!("{path} (built in)"))
-        }
-    };
+/// When this program has no such built-in file, or another one.
+pub fn input_content(input: &InputFile, built_in: &[Embedded], path: &str) -> Result<Content> {
+    if let Some(host) = &input.path {
+        return Ok(Content::pinned(host, input.size, &input.sha256));
+    }
+    let found = built_in.iter().find(|file| file.path == path).and_then(Embedded::bytes);
+    let bytes = found.with_context(|| format!("this program has no built-in file `{path}`"))?;
     ensure!(
-        hex_sha256(&bytes) == input.sha256,
-        "{shown} changed while it was being built; run the build again"
+        hex_sha256(bytes) == input.sha256,
+        "the built-in `{path}` is another one than the plan's; make the plan anew"
     );
-    Ok(bytes)
+    Ok(Content::bytes(bytes))
 }
 
 #[cfg(test)]

@@ -118,7 +118,8 @@ pub(super) fn report_unknown(
     }
 }
 
-fn place_of<'a>(profile: &'a Profile, name: &str) -> Option<&'a Place> {
+/// Where the profile asks for a package, if only indirectly.
+pub(super) fn place_of<'a>(profile: &'a Profile, name: &str) -> Option<&'a Place> {
     let text = |t: &'a Option<Text>| t.as_ref().map(|t| &t.place);
     let listed = profile.packages.iter().find(|p| p.value == name).map(|p| &p.place);
     let kernel = profile.kernel.package.as_ref().filter(|k| k.value == name).map(|k| &k.place);

@@ -16,10 +16,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
+use super::deb822::stanzas;
 use super::failure;
 use crate::cache::{Cache, hex_sha256};
+use crate::format::civil::parse_rfc1123;
 use crate::host::Tool;
-use crate::plan::{AptSource, Arch};
+use crate::plan::{AptSource, Arch, TIMESTAMPS};
 
 /// Prefixes of host settings that say how to reach a mirror.
 const NETWORK_SETTINGS: &[&str] =
@@ -82,6 +84,38 @@ impl Apt {
         Ok(())
     }
 
+    /// Newest `Date` of the Release files of all sources, in seconds since 1970-01-01 UTC.
+    /// The lists are of no other source: the state's directory is named after its sources.
+    ///
+    /// # Errors
+    /// When there is no Release file, or one without a legal date.
+    pub fn released(&self) -> Result<i64> {
+        let lists = self.dir.join("state/lists");
+        let mut newest = None;
+        for entry in fs::read_dir(&lists).with_context(|| format!("reading {}", lists.display()))? {
+            let path = entry.with_context(|| format!("reading {}", lists.display()))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.ends_with("_InRelease") || name.ends_with("_Release") {
+                newest = newest.max(Some(release_date(&path)?));
+            }
+        }
+        newest.with_context(|| format!("{}: apt left no Release file", lists.display()))
+    }
+
+    /// Makes apt choose these versions wherever the index has them (apt_preferences(5)).
+    ///
+    /// # Errors
+    /// Trouble with writing.
+    pub fn prefer(&self, versions: &[(&str, &str)]) -> Result<()> {
+        let path = self.dir.join("etc/preferences.d/locked.pref");
+        // More than 1000: also when that is a downgrade of what apt would choose.
+        let pin = |(name, version): &(&str, &str)| {
+            format!("Package: {name}\nPin: version {version}\nPin-Priority: 1001\n\n")
+        };
+        let text: String = versions.iter().map(pin).collect();
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
+    }
+
     /// Path and suite of every Packages index, in the order of the sources.
     ///
     /// # Errors
@@ -100,6 +134,16 @@ impl Apt {
         found.sort_by(|a, b| (rank(&a.1), &a.0).cmp(&(rank(&b.1), &b.0)));
         Ok(found)
     }
+}
+
+fn release_date(path: &Path) -> Result<i64> {
+    let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    let text = String::from_utf8_lossy(&bytes);
+    // In an InRelease file the first stanza is the signature's header.
+    let date = stanzas(&text).find_map(|stanza| stanza.get("Date")).unwrap_or_default();
+    parse_rfc1123(date).filter(|time| TIMESTAMPS.contains(time)).with_context(|| {
+        format!("{}: `{}` is no date of a Release file", path.display(), date.escape_debug())
+    })
 }
 
 /// Refuses to start a download of `bytes` that has no room: on a full disk

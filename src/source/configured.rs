@@ -27,7 +27,7 @@ use serde::Serialize;
 
 use super::ar::Deb;
 use super::deb822::stanzas;
-use super::fetch::deb_path;
+use super::fetch::verified_deb;
 use crate::cache::{Cache, hex_sha256};
 use crate::host::Tool;
 use crate::plan::{Arch, Package};
@@ -216,7 +216,7 @@ fn flat_repository(cache: &Cache, inputs: &Inputs<'_>, packages: &[Package], dir
     fs::create_dir(dir).with_context(|| format!("creating {}", dir.display()))?;
     let mut index = String::new();
     for package in packages {
-        let deb = deb_path(cache, package);
+        let deb = verified_deb(cache, package)?;
         let file = format!("{}.deb", package.sha256);
         let target = dir.join(&file);
         fs::hard_link(&deb, &target)

@@ -22,6 +22,8 @@ pub enum FailureKind {
     NotYetValid,
     /// The archive answers and does not have the file or suite.
     NotFound,
+    /// The archive answers and has this version of a package no longer.
+    PackageGone,
     /// No answer: name, network, proxy or server.
     NoAnswer,
     /// Packages that cannot be installed together.
@@ -51,7 +53,7 @@ impl FailureKind {
             FailureKind::Mismatch => "what the mirror sends does not match the signed hash",
             FailureKind::Expired => "the signed index has expired",
             FailureKind::NotYetValid => "the signed index comes from the future",
-            FailureKind::NotFound => "the mirror does not have it",
+            FailureKind::NotFound | FailureKind::PackageGone => "the mirror does not have it",
             FailureKind::NoAnswer => "the mirror does not answer",
             FailureKind::Dependencies => "the packages cannot be installed together",
             FailureKind::Other => "apt failed",
@@ -70,6 +72,9 @@ impl FailureKind {
             FailureKind::Expired => "name a mirror that is up to date, and check this computer's clock",
             FailureKind::NotYetValid => "check this computer's clock",
             FailureKind::NotFound => "check suite and mirror in the profile",
+            FailureKind::PackageGone => {
+                "move it to the current version with `liveiso lock PROFILE --update` and its name, or name a mirror that keeps old versions"
+            }
             FailureKind::NoAnswer => "check the network, the proxy settings of apt, and the mirror's name",
             FailureKind::Dependencies => {
                 "remove one of them from the profile, or add the suite that has what is missing"
@@ -215,6 +220,7 @@ pub fn of_download(stderr: &str, object: &str) -> ArchiveError {
     let messages = messages(stderr);
     let kind = messages.iter().map(|m| kind_of(m)).min().unwrap_or(FailureKind::Other);
     let words = messages.iter().find(|m| kind_of(m) == kind).map_or("no message", String::as_str);
+    let kind = if kind == FailureKind::NotFound { FailureKind::PackageGone } else { kind };
     ArchiveError { kind, object: object.to_string(), words: shortened(words), suites: Vec::new() }
 }
 

@@ -2,17 +2,20 @@
 //!
 //! apt downloads by URI and hash (`apt-helper download-file`), so a package
 //! that newer ones have replaced in the index is still found while the mirror
-//! has the file. Every file is compared with its pin before it is used.
+//! has the file. Every file is compared with its pin when it arrives and again
+//! before it is unpacked ([`verified_deb`]); a build whose stages are all in the
+//! cache reads no package.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::apt::{check_space, write_state};
 use super::failure;
-use crate::cache::{Cache, digest_file};
+use super::host::with_mirrors;
+use crate::cache::{Cache, DamagedEntry, digest_file};
 use crate::host::Tool;
 use crate::plan::{AptSource, Arch, Package};
 
@@ -20,14 +23,46 @@ const APT_HELPER: &str = "/usr/lib/apt/apt-helper";
 /// Packages per call, so that the command line stays far below the kernel's limit.
 const BATCH: usize = 100;
 
+/// A package that is needed, not in the cache, and not to be downloaded.
+#[derive(Debug)]
+pub struct NotCached(pub String);
+
+impl std::fmt::Display for NotCached {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NotCached {}
+
 /// Path of a package in the cache.
 pub(super) fn deb_path(cache: &Cache, package: &Package) -> PathBuf {
     cache.subdir("debs").join(format!("{}.deb", package.sha256))
 }
 
-/// Makes sure every package is in the cache and is what its pin says; returns paths by SHA-256.
+/// Path of a package in the cache, after comparing its bytes with its pin.
 ///
-/// Without missing packages nothing is asked of the network; with `offline`
+/// # Errors
+/// [`DamagedEntry`] after removing a file that is not what was pinned, so that
+/// [`fetch`] downloads it again.
+pub(super) fn verified_deb(cache: &Cache, package: &Package) -> Result<PathBuf> {
+    let path = deb_path(cache, package);
+    ensure!(
+        path.exists(),
+        "package {} {}: it is no longer in the cache; start the build again",
+        package.name,
+        package.version
+    );
+    match is_intact(&path, package)? {
+        true => Ok(path),
+        false => Err(DamagedEntry(path).into()),
+    }
+}
+
+/// Makes sure every package is in the cache at its pinned size; returns paths by SHA-256.
+///
+/// Without missing packages nothing is asked of the network, nor of the host, whose
+/// apt configuration names the mirrors of sources without a URI; with `offline`
 /// a missing package is an error.
 ///
 /// # Errors
@@ -43,28 +78,40 @@ pub fn fetch(
     for package in packages {
         wanted.insert(&package.sha256, package);
     }
+    cache.use_debs(wanted.keys().copied())?;
     let mut missing = Vec::new();
     for package in wanted.values() {
-        if !is_intact(&deb_path(cache, package), package)? {
+        if !is_present(&deb_path(cache, package), package)? {
             missing.push(*package);
         }
     }
     missing.sort();
     if let (true, Some(first)) = (offline, missing.first()) {
-        bail!(
+        bail!(NotCached(format!(
             "package {} {}: it is not in the cache (nor are {} others), and downloading was not allowed; build once with a network",
             first.name,
             first.version,
             missing.len() - 1
-        );
+        )));
     }
+    let sources = if missing.is_empty() { Vec::new() } else { with_mirrors(sources)? };
     if !missing.is_empty() {
         check_space(&cache.subdir("debs"), missing.iter().map(|p| p.size).sum())?;
     }
     for batch in missing.chunks(BATCH) {
-        download(cache, arch, sources, batch)?;
+        download(cache, arch, &sources, batch)?;
     }
     Ok(wanted.into_values().map(|p| (p.sha256.clone(), deb_path(cache, p))).collect())
+}
+
+/// Whether the file exists and has the right size; one of another size is removed.
+fn is_present(path: &Path, package: &Package) -> Result<bool> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.len() == package.size => Ok(true),
+        Ok(_) => is_intact(path, package),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e).with_context(|| format!("reading {}", path.display())),
+    }
 }
 
 /// Whether the file exists and matches; a damaged one is removed.

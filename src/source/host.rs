@@ -67,6 +67,40 @@ pub fn host_sources(
     choose(&known, suite, components, security, mirror, security_mirror)
 }
 
+/// Sources of a lock file, which names no mirror: from the profile's, else without
+/// a URI, so that [`super::fetch`] asks the host should it have to download.
+pub fn locked_sources(
+    suites: &[(String, Vec<String>)],
+    mirror: Option<&str>,
+    security_mirror: Option<&str>,
+) -> Vec<AptSource> {
+    let beside = mirror.map(|m| format!("{}-security", m.trim_end_matches('/')));
+    let security = security_mirror.or(beside.as_deref());
+    let source = |(suite, components): &(String, Vec<String>)| AptSource {
+        uri: if suite.ends_with("-security") { security } else { mirror }.unwrap_or_default().to_string(),
+        suite: suite.clone(),
+        components: components.clone(),
+        signed_by: PathBuf::from(DEBIAN_KEYRING),
+    };
+    suites.iter().map(source).collect()
+}
+
+/// Fills in the host's mirrors where a source has no URI.
+pub(super) fn with_mirrors(sources: &[AptSource]) -> Result<Vec<AptSource>> {
+    if sources.iter().all(|source| !source.uri.is_empty()) {
+        return Ok(sources.to_vec());
+    }
+    let known = known_to_host()?;
+    let mut sources = sources.to_vec();
+    for source in sources.iter_mut().filter(|source| source.uri.is_empty()) {
+        let mirror = mirror_of(&known, &source.suite).with_context(|| {
+            format!("suite {}: apt's sources name no mirror of it; name one in the profile", source.suite)
+        })?;
+        source.uri = mirror.trim_end_matches('/').to_string();
+    }
+    Ok(sources)
+}
+
 fn choose(
     known: &[Known],
     suite: &str,

@@ -149,7 +149,7 @@ pub fn legal_version(version: &str) -> bool {
 }
 
 /// A relative path of plain components.
-fn legal_filename(filename: &str) -> bool {
+pub fn legal_filename(filename: &str) -> bool {
     let relative = filename.strip_prefix("./").unwrap_or(filename);
     let part = |p: &str| !p.is_empty() && p != "." && p != "..";
     relative.len() <= 1024

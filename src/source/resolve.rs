@@ -21,6 +21,7 @@ pub struct Archive {
     apt: Apt,
     arch: Arch,
     index: Index,
+    released: i64,
     left_out: Vec<String>,
 }
 
@@ -87,8 +88,8 @@ impl Archive {
         loop {
             let apt = Apt::open(cache, arch, &sources)?;
             let Err(error) = apt.update().or_else(|error| retry(&apt, error)) else {
-                let index = read_index(&apt)?;
-                return Ok(Archive { apt, arch, index, left_out });
+                let (index, released) = (read_index(&apt)?, apt.released()?);
+                return Ok(Archive { apt, arch, index, released, left_out });
             };
             let failed = droppable(&error, security);
             if failed.is_empty() {
@@ -102,6 +103,11 @@ impl Archive {
     /// All packages on offer.
     pub fn index(&self) -> &Index {
         &self.index
+    }
+
+    /// Newest `Date` of the used suites' Release files, seconds since 1970-01-01 UTC.
+    pub fn released(&self) -> i64 {
+        self.released
     }
 
     /// The sources that are really used.
@@ -119,6 +125,42 @@ impl Archive {
     /// # Errors
     /// [`UnknownPackage`], or [`ArchiveError`] of kind `Dependencies`.
     pub fn resolve(&self, wanted: &Wanted<'_>) -> Result<Packages> {
+        self.resolve_keeping(wanted, &[])
+    }
+
+    /// The same with the versions in `keep`, as far as the index still has them
+    /// and they can be installed together with the rest.
+    ///
+    /// # Errors
+    /// As [`Archive::resolve`].
+    pub fn resolve_keeping(&self, wanted: &Wanted<'_>, keep: &[&Package]) -> Result<Packages> {
+        self.apt.prefer(&self.preferences(wanted, keep))?;
+        match self.choose(wanted) {
+            Err(e) if !keep.is_empty() && is_conflict(&e) => {
+                self.apt.prefer(&[])?;
+                self.choose(wanted)
+            }
+            chosen => chosen,
+        }
+    }
+
+    /// Name and version of what is kept, and of the metapackages that lead to a kept kernel.
+    fn preferences<'a>(&'a self, wanted: &Wanted<'_>, keep: &[&'a Package]) -> Vec<(&'a str, &'a str)> {
+        let kept = |p: &&&Package| self.index.find(&p.name, &p.version, &p.arch).is_some();
+        let mut versions: Vec<_> =
+            keep.iter().filter(kept).map(|p| (p.name.as_str(), p.version.as_str())).collect();
+        for name in wanted.kernel {
+            let leads_to_kept = |candidate: &&index::Candidate| {
+                index::names(&candidate.depends).any(|n| versions.iter().any(|(kept, _)| *kept == n))
+            };
+            if let Some(meta) = self.index.candidates(name).iter().find(leads_to_kept) {
+                versions.push((meta.package.name.as_str(), meta.package.version.as_str()));
+            }
+        }
+        versions
+    }
+
+    fn choose(&self, wanted: &Wanted<'_>) -> Result<Packages> {
         let configured = wanted.mode == RootMode::Configured;
         let root = if configured || wanted.with_dependencies {
             self.with_dependencies(wanted.root, configured)?
@@ -246,6 +288,10 @@ impl Archive {
         let found = self.index.find(name, version, arch);
         Ok(found.context("the index has no such version")?.package.clone())
     }
+}
+
+fn is_conflict(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<ArchiveError>().is_some_and(|e| e.kind == FailureKind::Dependencies)
 }
 
 /// A mismatch may be the moment a mirror is updated: ask once more.

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Context, Result};
 
 use super::ar::Deb;
-use super::fetch::deb_path;
+use super::fetch::verified_deb;
 use crate::cache::Cache;
 use crate::plan::{Arch, Package};
 use crate::tree::{Meta, Tree, TreeError, read_tar};
@@ -83,7 +83,7 @@ fn data_tars(cache: &Cache, packages: &[Package]) -> Result<Vec<PathBuf>> {
 
 fn data_tar(cache: &Cache, package: &Package) -> Result<PathBuf> {
     let output = cache
-        .stage("data-tar", &package.sha256, |dir| write_data(&deb_path(cache, package), dir))
+        .stage("data-tar", &package.sha256, |dir| write_data(&verified_deb(cache, package)?, dir))
         .with_context(|| format!("unpacking package {} {}", package.name, package.version))?;
     output.open("data.tar")
 }

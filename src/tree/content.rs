@@ -1,4 +1,5 @@
-//! The bytes of regular files: held in memory, or a slice of a file on disk.
+//! The bytes of regular files: held in memory, a slice of a file on disk, or a
+//! whole file of the user's whose digest is known and compared while it is read.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -6,8 +7,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::cache::digest_reader;
 use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
+
+use crate::cache::{digest_reader, hex};
 
 /// What a regular file contains.
 #[derive(Clone, Debug)]
@@ -24,6 +27,16 @@ pub enum Content {
         /// Number of bytes.
         length: u64,
     },
+    /// The first `length` bytes of a file that someone may edit meanwhile: a
+    /// reader that reaches the end fails unless they have this digest.
+    Pinned {
+        /// The file that holds the bytes.
+        file: Arc<PathBuf>,
+        /// Number of bytes.
+        length: u64,
+        /// Lower-case hex SHA-256.
+        sha256: Arc<str>,
+    },
 }
 
 impl Content {
@@ -37,11 +50,16 @@ impl Content {
         Content::Slice { file: Arc::new(path.to_path_buf()), offset: 0, length }
     }
 
+    /// The first `length` bytes of a host file, which must have this SHA-256 (lower-case hex).
+    pub fn pinned(path: &Path, length: u64, sha256: &str) -> Content {
+        Content::Pinned { file: Arc::new(path.to_path_buf()), length, sha256: sha256.into() }
+    }
+
     /// Size in bytes.
     pub fn len(&self) -> u64 {
         match self {
             Content::Bytes(bytes) => bytes.len() as u64,
-            Content::Slice { length, .. } => *length,
+            Content::Slice { length, .. } | Content::Pinned { length, .. } => *length,
         }
     }
 
@@ -58,10 +76,16 @@ impl Content {
         Ok(match self {
             Content::Bytes(bytes) => ContentReader::Bytes { bytes: bytes.clone(), position: 0 },
             Content::Slice { file, offset, length } => {
-                let opened =
-                    File::open(file.as_path()).with_context(|| format!("opening {}", file.display()))?;
-                ContentReader::Slice { file: opened, position: *offset, end: *offset + *length }
+                let end = offset.checked_add(*length).context("a slice ends beyond any file")?;
+                ContentReader::Slice { file: open(file)?, position: *offset, end }
             }
+            Content::Pinned { file, length, sha256 } => ContentReader::Pinned {
+                file: open(file)?,
+                position: 0,
+                end: *length,
+                hasher: Box::new(Sha256::new()),
+                sha256: sha256.clone(),
+            },
         })
     }
 
@@ -88,6 +112,10 @@ impl Content {
     }
 }
 
+fn open(path: &Path) -> Result<File> {
+    File::open(path).with_context(|| format!("opening {}", path.display()))
+}
+
 impl std::fmt::Display for Content {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -95,6 +123,7 @@ impl std::fmt::Display for Content {
             Content::Slice { file, offset, length } => {
                 write!(f, "{length} bytes at {offset} of {}", file.display())
             }
+            Content::Pinned { file, .. } => file.display().fmt(f),
         }
     }
 }
@@ -118,6 +147,19 @@ pub enum ContentReader {
         /// One past the last byte.
         end: u64,
     },
+    /// Over a whole file, hashed on the way.
+    Pinned {
+        /// The opened file.
+        file: File,
+        /// Next byte to return.
+        position: u64,
+        /// One past the last byte.
+        end: u64,
+        /// Over the bytes returned so far.
+        hasher: Box<Sha256>,
+        /// What it must come to at the end.
+        sha256: Arc<str>,
+    },
 }
 
 impl Read for ContentReader {
@@ -129,21 +171,54 @@ impl Read for ContentReader {
                 *position += n;
                 Ok(n)
             }
-            ContentReader::Slice { file, position, end } => {
-                let want = buf.len().min(usize::try_from(*end - *position).unwrap_or(usize::MAX));
-                if want == 0 {
-                    return Ok(0);
+            ContentReader::Slice { file, position, end } => read_part(file, position, *end, buf),
+            ContentReader::Pinned { file, position, end, hasher, sha256 } => {
+                let n = read_part(file, position, *end, buf)?;
+                hasher.update(&buf[..n]);
+                if n > 0 && position == end && hex(&hasher.finalize_reset()) != **sha256 {
+                    return Err(io::Error::other("it changed while it was being built; run the build again"));
                 }
-                let n = file.read_at(&mut buf[..want], *position)?;
-                if n == 0 {
-                    return Err(io::Error::new(
-                        io::ErrorKind::UnexpectedEof,
-                        "file changed or is shorter than expected",
-                    ));
-                }
-                *position += n as u64;
                 Ok(n)
             }
+        }
+    }
+}
+
+/// Reads at `position`, which moves on, but not beyond `end`.
+fn read_part(file: &File, position: &mut u64, end: u64, buf: &mut [u8]) -> io::Result<usize> {
+    let want = buf.len().min(usize::try_from(end - *position).unwrap_or(usize::MAX));
+    if want == 0 {
+        return Ok(0);
+    }
+    let n = file.read_at(&mut buf[..want], *position)?;
+    if n == 0 {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "file changed or is shorter than expected"));
+    }
+    *position += n as u64;
+    Ok(n)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::hex_sha256;
+
+    #[test]
+    fn a_pinned_file_is_read_only_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let pinned = Content::pinned(&path, 6, &hex_sha256(b"before"));
+        for (now, expected) in [
+            ("before", "before"),
+            ("before and more", "before"),
+            ("beforE", "it changed while it was being built; run the build again"),
+            ("befor", "file changed or is shorter than expected"),
+            ("", "file changed or is shorter than expected"),
+        ] {
+            std::fs::write(&path, now).unwrap();
+            let found = pinned.read_all().map(|bytes| String::from_utf8(bytes).unwrap());
+            let found = found.unwrap_or_else(|error| error.root_cause().to_string());
+            assert_eq!(found, expected, "{now}");
         }
     }
 }

@@ -10,8 +10,12 @@ use liveiso::source::{self, Archive, SecurityPolicy, Wanted};
 use crate::archive::listing_by_python;
 
 /// One cache for all tests that use the real archive, kept between runs.
+pub(crate) fn real_cache_dir() -> PathBuf {
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("debian-cache")
+}
+
 fn real_cache() -> Cache {
-    Cache::open(&PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("debian-cache")).unwrap()
+    Cache::open(&real_cache_dir()).unwrap()
 }
 
 fn strings(names: &[&str]) -> Vec<String> {
@@ -121,17 +125,18 @@ key() {
     gpg --batch --quiet --passphrase '' --quick-gen-key "$1" ed25519 sign never 2>/dev/null
     gpg --batch --export "$1" > "$1.gpg"
 }
-package() { # name, further control lines
+package() { # name, further control lines, version after the epoch
     mkdir -p "build/DEBIAN" build/usr/bin pool
-    printf 'Package: %s\nVersion: 1:1-1\nArchitecture: i386\nMaintainer: t\nDescription: t\n%b' "$1" "$2" > build/DEBIAN/control
+    printf 'Package: %s\nVersion: 1:%s\nArchitecture: i386\nMaintainer: t\nDescription: t\n%b' "$1" "${3:-1-1}" "$2" > build/DEBIAN/control
     echo "$1" > build/usr/bin/tool
-    dpkg-deb --root-owner-group -Zxz --build build "pool/$1_1-1_i386.deb" > /dev/null
+    dpkg-deb --root-owner-group -Zxz --build build "pool/$1_${3:-1-1}_i386.deb" > /dev/null
     rm -r build
 }
-index() { # suite, packages
+index() { # suite, packages, each with _version when that is not 1-1
     d="dists/$1/main/binary-i386"; mkdir -p "$d"; : > "$d/Packages"; shift
     for p in "$@"; do
-        f="pool/${p}_1-1_i386.deb"
+        case "$p" in *_*) ;; *) p="${p}_1-1" ;; esac
+        f="pool/${p}_i386.deb"
         dpkg-deb -f "$f" >> "$d/Packages"
         printf 'Filename: %s\nSize: %s\nSHA256: %s\n\n' "$f" "$(stat -c %s "$f")" "$(sha256sum "$f" | cut -c1-64)" >> "$d/Packages"
     done
@@ -149,20 +154,26 @@ index t-security alpha; release t-security good ''
 "#;
 
 /// The archive above, changed by `script`; the key agent ends with it.
-struct Published(tempfile::TempDir);
+pub(crate) struct Published(pub(crate) tempfile::TempDir);
 
 impl Published {
-    fn new(script: &str) -> Published {
+    pub(crate) fn new(script: &str) -> Published {
         let dir = tempfile::tempdir().unwrap();
         crate::archive::run(dir.path(), &format!("{PUBLISH}\n{script}\ngpgconf --kill all"));
         Published(dir)
     }
 
-    fn cache(&self) -> Cache {
+    /// Changes the archive later on.
+    pub(crate) fn change(&self, script: &str) {
+        let (functions, _) = PUBLISH.split_once("\nkey good;").unwrap();
+        crate::archive::run(self.0.path(), &format!("{functions}\n{script}\ngpgconf --kill all"));
+    }
+
+    pub(crate) fn cache(&self) -> Cache {
         Cache::open(&self.0.path().join("cache")).unwrap()
     }
 
-    fn sources(&self) -> Vec<liveiso::plan::AptSource> {
+    pub(crate) fn sources(&self) -> Vec<liveiso::plan::AptSource> {
         ["t", "t-security"].map(|suite| self.source(suite)).to_vec()
     }
 
@@ -176,7 +187,7 @@ impl Published {
     }
 
     /// A message without this run's directory.
-    fn shown(&self, message: &impl ToString) -> String {
+    pub(crate) fn shown(&self, message: &impl ToString) -> String {
         message.to_string().replace(&self.0.path().display().to_string(), "DIR")
     }
 }
@@ -345,7 +356,7 @@ fn a_package_that_does_not_match_its_pin_is_named_and_leaves_nothing() {
     std::fs::remove_file(&deb).unwrap();
     assert_eq!(
         message(fetch(false)),
-        "package gamma 1:1-1: the mirror does not have it (File not found - DIR/pool/gamma_1-1_i386.deb (2: No such file or directory)); check suite and mirror in the profile"
+        "package gamma 1:1-1: the mirror does not have it (File not found - DIR/pool/gamma_1-1_i386.deb (2: No such file or directory)); move it to the current version with `liveiso lock PROFILE --update` and its name, or name a mirror that keeps old versions"
     );
 
     std::fs::write(&deb, &intact).unwrap();
@@ -354,4 +365,14 @@ fn a_package_that_does_not_match_its_pin_is_named_and_leaves_nothing() {
     assert_eq!(fetch(false).unwrap(), paths);
     assert_eq!(std::fs::read(&paths[&packages[1].sha256]).unwrap(), intact);
     fetch(true).unwrap();
+
+    // Damage that leaves the size is found where the package is used.
+    let mut flipped = intact.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    std::fs::write(&paths[&packages[1].sha256], flipped).unwrap();
+    assert_eq!(fetch(true).unwrap(), paths);
+    let unpack = || source::unpacked_tree(&cache, Arch::I386, &packages);
+    assert!(unpack().unwrap_err().is::<liveiso::cache::DamagedEntry>());
+    fetch(false).unwrap();
+    unpack().unwrap();
 }

@@ -11,6 +11,7 @@ mod init;
 mod initramfs;
 mod iso9660;
 pub mod kmod;
+mod lock;
 mod menus;
 mod profiles;
 mod squashfs;
