@@ -11,7 +11,7 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 use crate::cache::{DamagedEntry, Fingerprint, fingerprint_file};
@@ -46,15 +46,32 @@ impl Artifact {
     }
 }
 
+/// Makes the output directory and a trial file in it: what would stop the last
+/// step of a build is better known before the first.
+///
+/// # Errors
+/// When the directory cannot be made or written.
+pub fn prepare(dir: &Path) -> Result<()> {
+    ensure!(
+        dir.is_dir() || !dir.exists(),
+        "the output directory {} is not a directory; name another one with --out",
+        dir.display()
+    );
+    fs::create_dir_all(dir).with_context(|| format!("creating the output directory {}", dir.display()))?;
+    remove_leftovers(dir)?;
+    // Goes away with the value.
+    Staged::create(dir, "trial").map(drop)
+}
+
 /// Writes all artifacts, or none: every one is complete and checked before the
 /// first gets its name. One that is there already with the right bytes is left
 /// alone. Returns the paths in the order given. `damaged` is called when a file of
 /// the cache is not what was recorded, so that its owner can discard it.
+/// The directory is there, see [`prepare`].
 ///
 /// # Errors
 /// When the directory cannot be made or written, or the content is not what the digest says.
 pub fn publish(dir: &Path, artifacts: &[Artifact], damaged: impl Fn()) -> Result<Vec<PathBuf>> {
-    fs::create_dir_all(dir).with_context(|| format!("creating the output directory {}", dir.display()))?;
     remove_leftovers(dir)?;
     let mut pending = Vec::new();
     for artifact in artifacts {

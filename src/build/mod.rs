@@ -23,7 +23,7 @@ use serde::Serialize;
 
 use crate::cache::{Cache, FileDigest, StageOutput, hex_sha256, retry_damaged};
 use crate::manifest::{Manifest, package_list};
-use crate::output::{Artifact, publish};
+use crate::output::{Artifact, prepare, publish};
 use crate::plan::{Package, Plan};
 use crate::source;
 
@@ -63,7 +63,8 @@ pub struct Built {
 /// # Errors
 /// The world's failures, as chains that begin with the object.
 pub fn build(plan: &Plan, cache: &Cache, options: &BuildOptions) -> Result<Built> {
-    retry_damaged(|| build_once(plan, cache, options))
+    prepare(&options.out)
+        .and_then(|()| retry_damaged(|| build_once(plan, cache, options)))
         .with_context(|| format!("cannot build {}.iso", plan.artifact_stem()))
 }
 

@@ -24,8 +24,10 @@ pub struct WorkDir {
 
 impl Drop for WorkDir {
     fn drop(&mut self) {
-        active().remove(&self.path);
+        // An interrupt that comes now waits until the directory is gone.
+        let mut active = active();
         remove(&self.path, &self.lock_path);
+        active.remove(&self.path);
     }
 }
 
@@ -38,10 +40,12 @@ impl Cache {
         let n = self.next_work.fetch_add(1, Ordering::Relaxed);
         let path = self.dir.join("work").join(format!("{}-{n}", std::process::id()));
         let lock_path = path.with_extension("lock");
+        // An interrupt that comes now waits until it can know the directory.
+        let mut active = active();
         let lock = File::create(&lock_path).with_context(|| format!("creating {}", lock_path.display()))?;
         rustix::fs::flock(&lock, FlockOperation::LockExclusive).context("locking the work directory")?;
         fs::create_dir(&path).with_context(|| format!("creating {}", path.display()))?;
-        active().insert(path.clone());
+        active.insert(path.clone());
         Ok(WorkDir { path, lock_path, _lock: lock })
     }
 
@@ -65,11 +69,21 @@ impl Cache {
     }
 }
 
-/// Removes the scratch directories of this process, for a build that is interrupted.
+/// Removes the scratch directories of this process, for a build that is
+/// interrupted. From now on nobody can make another one: who tries waits for
+/// the end of the process.
 pub fn remove_active_work_dirs() {
-    for path in active().iter() {
-        remove(path, &path.with_extension("lock"));
+    let active = active();
+    for path in active.iter() {
+        // A thread that is still writing can get in the way.
+        for _ in 0..10 {
+            remove(path, &path.with_extension("lock"));
+            if !path.exists() {
+                break;
+            }
+        }
     }
+    std::mem::forget(active);
 }
 
 fn active() -> MutexGuard<'static, BTreeSet<PathBuf>> {

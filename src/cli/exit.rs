@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 
 use super::message;
 use crate::cache::DamagedEntry;
-use crate::source::{ArchiveError, FailureKind};
+use crate::source::{ArchiveError, FailureKind, NotCached};
 
 /// How a run ended; the numbers are promised to scripts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl Failure {
 
     /// A failure of the build: the archive's only where a package could not be had.
     pub fn of_build(error: anyhow::Error) -> Failure {
-        if error.is::<ArchiveError>() {
+        if error.is::<ArchiveError>() || error.is::<NotCached>() {
             return Failure::of_archive(error);
         }
         if error.is::<DamagedEntry>() {
@@ -151,6 +151,7 @@ mod tests {
             (Failure::of_archive(missing().context("asking apt")), 1),
             (Failure::of_build(anyhow!("no space left").context("writing x.iso")), 1),
             (Failure::of_build(anyhow!(DamagedEntry("x".into())).context("writing x.iso")), 5),
+            (Failure::of_build(anyhow!(NotCached("x".to_string())).context("fetching packages")), 4),
             (Failure::usage("x".to_string()), 2),
         ] {
             assert_eq!(failure.exit as u8, code, "{failure:?}");

@@ -23,6 +23,18 @@ const APT_HELPER: &str = "/usr/lib/apt/apt-helper";
 /// Packages per call, so that the command line stays far below the kernel's limit.
 const BATCH: usize = 100;
 
+/// A package that is needed, not in the cache, and not to be downloaded.
+#[derive(Debug)]
+pub struct NotCached(pub String);
+
+impl std::fmt::Display for NotCached {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NotCached {}
+
 /// Path of a package in the cache.
 pub(super) fn deb_path(cache: &Cache, package: &Package) -> PathBuf {
     cache.subdir("debs").join(format!("{}.deb", package.sha256))
@@ -75,12 +87,12 @@ pub fn fetch(
     }
     missing.sort();
     if let (true, Some(first)) = (offline, missing.first()) {
-        bail!(
+        bail!(NotCached(format!(
             "package {} {}: it is not in the cache (nor are {} others), and downloading was not allowed; build once with a network",
             first.name,
             first.version,
             missing.len() - 1
-        );
+        )));
     }
     let sources = if missing.is_empty() { Vec::new() } else { with_mirrors(sources)? };
     if !missing.is_empty() {

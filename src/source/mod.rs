@@ -23,7 +23,7 @@ mod unpack;
 pub use ar::Deb;
 pub use configured::{configured_tree, volatile_paths};
 pub use failure::{ArchiveError, FailureKind};
-pub use fetch::fetch;
+pub use fetch::{NotCached, fetch};
 pub use host::{DEBIAN_KEYRING, HostSources, SecurityPolicy, host_sources, locked_sources};
 pub use index::{Candidate, Index, legal_filename, legal_name, legal_version};
 pub use resolve::{Archive, UnknownPackage, Wanted};
