@@ -321,8 +321,11 @@ fn an_overlay_of_100_000_files_in_one_directory() {
     assert!(oracle::unsquashfs(&squashfs(&tree).1) == expected);
 }
 
-/// A tar archive of members `(path, type, link target, PAX records)`, 04755 7:8, content `x`.
-fn tar(members: &[(&[u8], EntryType, &str, &[(&str, &[u8])])]) -> Vec<u8> {
+/// Path, type, link target, PAX records.
+type Member<'m> = (&'m [u8], EntryType, &'m str, &'m [(&'m str, &'m [u8])]);
+
+/// A tar archive of members, 04755 7:8, content `x`.
+fn tar(members: &[Member<'_>]) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
     for (path, kind, link, records) in members {
         let records = [("path", *path)].into_iter().chain(records.iter().copied());
@@ -330,7 +333,9 @@ fn tar(members: &[(&[u8], EntryType, &str, &[(&str, &[u8])])]) -> Vec<u8> {
         let mut header = tar::Header::new_ustar();
         header.set_entry_type(*kind);
         header.set_mode(0o4755);
-        (header.set_uid(7), header.set_gid(8), header.set_mtime(9));
+        header.set_uid(7);
+        header.set_gid(8);
+        header.set_mtime(9);
         if !link.is_empty() {
             header.set_link_name_literal(link).unwrap();
         }

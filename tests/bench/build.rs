@@ -19,9 +19,8 @@ const PROMISED_MEMORY: u64 = 400 << 20;
 
 fn main() -> Result<()> {
     // cargo adds --bench.
-    let words = std::env::args().skip(1);
-    let name =
-        words.filter(|word| !word.starts_with('-')).next_back().unwrap_or_else(|| "rescue".to_string());
+    let mut words = std::env::args().skip(1);
+    let name = words.rfind(|word| !word.starts_with('-')).unwrap_or_else(|| "rescue".to_string());
     let work = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).context("making a directory")?;
     let profile = work.path().join("profile");
     copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles").join(&name), &profile)?;
