@@ -9,7 +9,7 @@ BUILD_PACKAGES = gcc libc6-dev xorriso mmdebstrap arch-test uidmap apt ca-certif
 TEST_PACKAGES = qemu-system-x86 ovmf ovmf-ia32 squashfs-tools squashfs-tools-ng mtools dosfstools fdisk cpio kmod \
 	shellcheck faketime busybox-static e2fsprogs exfatprogs gnupg fakeroot python3 attr xz-utils zstd binutils
 
-.PHONY: iso test check fast-tests bench deps test-deps clean
+.PHONY: iso test check fast-tests bench fuzz deps test-deps clean
 
 iso: deps
 	$(CARGO) build --release --locked
@@ -25,6 +25,14 @@ check:
 
 bench: deps test-deps
 	$(CARGO) bench --locked
+
+# Needs a nightly toolchain and `cargo install cargo-fuzz`; the targets stand in tests/fuzz/fuzz_targets.
+# What is found lies in tests/fuzz/artifacts/TARGET afterwards.
+FUZZ_SECONDS ?= 60
+fuzz:
+	tests/fuzz/make-seeds
+	$(CARGO) +nightly fuzz run --fuzz-dir tests/fuzz --sanitizer none $(or $(TARGET),$(error say which: make fuzz TARGET=tar)) -- \
+		-max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024 -timeout=10 -max_len=262144
 
 deps:
 	@./install-missing $(BUILD_PACKAGES)

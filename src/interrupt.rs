@@ -4,6 +4,8 @@
 //! [`crate::output`].
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -17,12 +19,19 @@ pub const EXIT_CODE: i32 = 130;
 /// How long children may take to clean up after themselves before we leave.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Set by the signal itself, before any child can be seen to have ended of it.
+static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
 /// Ends the program in an orderly way on SIGINT, SIGTERM and SIGHUP.
 ///
 /// # Errors
 /// When the signals cannot be caught.
 pub fn install() -> Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("catching signals")?;
+    let caught = [SIGINT, SIGTERM, SIGHUP];
+    for signal in caught {
+        signal_hook::flag::register(signal, Arc::clone(&INTERRUPTED)).context("catching signals")?;
+    }
+    let mut signals = Signals::new(caught).context("catching signals")?;
     std::thread::spawn(move || {
         if signals.forever().next().is_some() {
             eprintln!("interrupted; nothing was written");
@@ -32,6 +41,15 @@ pub fn install() -> Result<()> {
         }
     });
     Ok(())
+}
+
+/// Called with a failure at hand: after a signal it is only that a child was ended,
+/// so it is not reported, and the exit code is the signal's. Returns if there was none.
+pub fn wait_if_interrupted() {
+    while INTERRUPTED.load(Ordering::SeqCst) {
+        // The thread above ends the process, within PATIENCE.
+        std::thread::park();
+    }
 }
 
 /// A terminal sends Ctrl-C to children as well, `kill` does not.

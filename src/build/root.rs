@@ -122,7 +122,11 @@ fn remove_build_traces(tree: &mut Tree) -> Result<()> {
     Ok(())
 }
 
-fn lay_over(tree: &mut Tree, overlay: &Overlay) -> Result<()> {
+/// Adds an overlay to a tree, over what is there already.
+///
+/// # Errors
+/// A file where the tree has a directory and the reverse, links that lead nowhere.
+pub fn lay_over(tree: &mut Tree, overlay: &Overlay) -> Result<()> {
     let origin = tree.add_origin(&overlay.origin);
     for (path, entry) in &overlay.files {
         let bytes = path.as_bytes();

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 
 use super::message;
+use crate::cache::DamagedEntry;
 use crate::source::{ArchiveError, FailureKind, NotCached};
 
 /// How a run ended; the numbers are promised to scripts.
@@ -63,13 +64,15 @@ impl Failure {
         Failure { exit, error: Some(error) }
     }
 
-    /// A failure of a build: the archive's only where the archive said so.
+    /// A failure of the build: the archive's only where a package could not be had.
     pub fn of_build(error: anyhow::Error) -> Failure {
         if error.is::<ArchiveError>() || error.is::<NotCached>() {
-            Failure::of_archive(error)
-        } else {
-            Failure::from(error)
+            return Failure::of_archive(error);
         }
+        if error.is::<DamagedEntry>() {
+            return Failure { exit: Exit::Mismatch, error: Some(error) };
+        }
+        Failure::from(error)
     }
 
     /// The same message with another code.
@@ -146,7 +149,8 @@ mod tests {
             (Failure::from(closed().context("printing")), 0),
             (Failure::of_archive(anyhow!("no answer").context("reading InRelease")), 4),
             (Failure::of_archive(missing().context("asking apt")), 1),
-            (Failure::of_build(anyhow!("xorriso failed").context("writing the ISO")), 1),
+            (Failure::of_build(anyhow!("no space left").context("writing x.iso")), 1),
+            (Failure::of_build(anyhow!(DamagedEntry("x".into())).context("writing x.iso")), 5),
             (Failure::of_build(anyhow!(NotCached("x".to_string())).context("fetching packages")), 4),
             (Failure::usage("x".to_string()), 2),
         ] {

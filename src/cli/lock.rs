@@ -18,7 +18,7 @@ pub(super) struct Args {
     #[arg(value_name = "PACKAGE", requires = "update")]
     packages: Vec<String>,
     /// Move packages to their current versions.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "offline")]
     update: bool,
     #[command(flatten)]
     cache: CacheArgs,

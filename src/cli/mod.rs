@@ -80,7 +80,10 @@ impl Cli {
         };
         match result {
             Ok(()) => Exit::Done,
-            Err(failure) => failure.report(color),
+            Err(failure) => {
+                crate::interrupt::wait_if_interrupted();
+                failure.report(color)
+            }
         }
     }
 }

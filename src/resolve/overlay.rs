@@ -3,7 +3,8 @@
 //!
 //! Of the host's files only names, bytes, the owner's execute bit and link
 //! targets get in; owner, group, other mode bits, times and directory order do
-//! not. Nothing is read through a symbolic link.
+//! not. Set-user-ID bits and capabilities, which someone set on purpose, are
+//! errors and ACLs a warning. Nothing is read through a symbolic link.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -132,6 +133,7 @@ fn scan(dir: &Path, name: &str, diagnostics: &mut Diagnostics) -> Option<BTreeMa
             }
         }
     }
+    root.warn_of_acls(&files, diagnostics);
     Some(files)
 }
 
@@ -189,6 +191,9 @@ impl Root<'_> {
             return None;
         }
         let host = self.host.join(path);
+        if self.is_privileged(path, &host, diagnostics) {
+            return None;
+        }
         let pinned = host.metadata().map_err(anyhow::Error::from).and_then(|m| Ok((m, digest_file(&host)?)));
         match pinned {
             Ok((metadata, digest)) => Some(OverlayEntry::File {
@@ -199,6 +204,41 @@ impl Root<'_> {
                 self.error(path, &format!("cannot be read: {}", error.root_cause()), diagnostics);
                 None
             }
+        }
+    }
+
+    /// Refuses what would silently be lost: privileges the file gives to who runs it.
+    fn is_privileged(&self, path: &str, host: &Path, diagnostics: &mut Diagnostics) -> bool {
+        let mode = host.symlink_metadata().map_or(0, |m| m.permissions().mode());
+        if mode & 0o6000 != 0 {
+            let problem = "is set-user-ID or set-group-ID; modes are not taken from the host";
+            self.error(path, problem, diagnostics)
+                .help("take the bit away here (chmod ug-s) and give the mode under file-permissions");
+            return true;
+        }
+        if has_xattr(host, "security.capability") {
+            let problem = "has file capabilities; attributes are not taken from the host";
+            self.error(path, problem, diagnostics)
+                .help("remove them here (setcap -r); only packages bring capabilities");
+            return true;
+        }
+        false
+    }
+
+    fn warn_of_acls(&self, files: &BTreeMap<String, OverlayEntry>, diagnostics: &mut Diagnostics) {
+        let regular = files.iter().filter(|(_, entry)| matches!(entry, OverlayEntry::File { .. }));
+        let mut with_acl = regular
+            .map(|(path, _)| path)
+            .filter(|path| has_xattr(&self.host.join(path), "system.posix_acl_access"));
+        if let Some(first) = with_acl.next() {
+            let more = match with_acl.count() {
+                0 => String::new(),
+                n => format!(" (and {n} more)"),
+            };
+            let message = format!("`{}/{first}`{more} has an ACL, which is left out", self.name);
+            diagnostics
+                .path_warning(&self.host.join(first), message)
+                .help("squashfs holds no ACLs; express it by owner, group and mode under file-permissions");
         }
     }
 
@@ -223,6 +263,11 @@ impl Root<'_> {
         }
         Some(OverlayEntry::Symlink { target: target.to_string() })
     }
+}
+
+/// Whether a file has an attribute; a file system without attributes has none.
+fn has_xattr(path: &Path, name: &str) -> bool {
+    rustix::fs::lgetxattr(path, name, &mut [0_u8; 0][..]).is_ok()
 }
 
 /// A type that no overlay holds, as messages call it.

@@ -20,6 +20,7 @@ mod index;
 mod resolve;
 mod unpack;
 
+pub use ar::Deb;
 pub use configured::{configured_tree, volatile_paths};
 pub use failure::{ArchiveError, FailureKind};
 pub use fetch::{NotCached, fetch};

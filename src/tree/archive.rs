@@ -81,6 +81,8 @@ struct Extensions {
     gid: Option<u64>,
     mtime: Option<i64>,
     xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Why the file cannot be taken; said once its path is known.
+    refusal: Option<String>,
     any: bool,
 }
 
@@ -165,6 +167,9 @@ impl Reader<'_> {
 
     fn add(&mut self, entry: &Entry<'_, impl Read>, path: &[u8], extensions: Extensions) -> Result<()> {
         ensure!(path.len() <= MAX_PATH, "its path is longer than {MAX_PATH} bytes");
+        if let Some(refusal) = extensions.refusal {
+            bail!(refusal);
+        }
         let header = entry.header();
         if let Some(size) = extensions.size {
             ensure!(
@@ -249,7 +254,14 @@ impl Extensions {
                     self.xattrs.insert(name.to_vec(), value.to_vec());
                 }
                 Some(name) => bail!("`{}` is no name for an attribute", display_path(name)),
-                None => bail!("the PAX record `{}` is not supported", display_path(key)),
+                None if key.starts_with(b"SCHILY.acl.") => {
+                    self.refusal = Some(
+                        "has an ACL, which no image holds; write the archive without --acls".to_string(),
+                    );
+                }
+                None => {
+                    self.refusal = Some(format!("its PAX record `{}` is not supported", display_path(key)));
+                }
             },
         }
         Ok(())
@@ -488,11 +500,11 @@ mod tests {
             (vec![pax(&[("mtime", b"soon")]), file()], "the PAX record `mtime=soon`: is no decimal number"),
             (
                 vec![pax(&[("GNU.sparse.major", b"1")]), file()],
-                "the PAX record `GNU.sparse.major` is not supported",
+                "adding `a`: its PAX record `GNU.sparse.major` is not supported",
             ),
             (
                 vec![pax(&[("SCHILY.acl.access", b"user::rwx")]), file()],
-                "the PAX record `SCHILY.acl.access` is not supported",
+                "adding `a`: has an ACL, which no image holds; write the archive without --acls",
             ),
             (vec![pax(&[("SCHILY.xattr.", b"1")]), file()], "`` is no name for an attribute"),
             (

@@ -2,9 +2,9 @@
 //! and our own reader; on hand-written trees and on generated nasty ones.
 
 mod cache;
-mod oracle;
+pub mod oracle;
 mod reader;
-mod trees;
+pub mod trees;
 
 use std::fs::File;
 use std::num::NonZeroUsize;
