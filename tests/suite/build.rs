@@ -421,6 +421,7 @@ fn kills() -> u32 {
 }
 
 #[test]
+#[ignore = "takes more than four minutes; run it with `cargo test --release a_killed_build -- --ignored`"]
 fn a_killed_build_leaves_nothing_that_could_be_taken_for_a_result() {
     let mut place = Place::cold();
     let started = Instant::now();
