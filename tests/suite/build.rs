@@ -466,7 +466,8 @@ fn ctrl_c_ends_a_build_cleanly() {
         let mut command = place.build();
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let v1 = place.cache().join("v1");
-        while !(reached(&v1) && at_work(&v1)) && !ended_within(&child, Duration::from_millis(5)) {}
+        let is_time = || reached(&v1) && at_work(&v1);
+        while !is_time() && !ended_within(&child, Duration::from_millis(5)) {}
         kill_process(Pid::from_child(&child), Signal::INT).unwrap();
         let found = ran(child.wait_with_output().unwrap());
         assert_eq!(
