@@ -28,7 +28,6 @@ mod work;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -54,7 +53,6 @@ const DEBS_LOCK: &str = "locks/debs.use";
 #[derive(Debug)]
 pub struct Cache {
     dir: PathBuf,
-    next_work: AtomicU32,
     reports: Mutex<Vec<StageReport>>,
     /// Locks of every entry used in this run, by path.
     in_use: Mutex<BTreeMap<PathBuf, Arc<File>>>,
@@ -184,13 +182,8 @@ impl Cache {
             fs::create_dir_all(&sub)
                 .with_context(|| format!("creating the cache directory {}", sub.display()))?;
         }
-        let cache = Cache {
-            dir,
-            next_work: AtomicU32::new(0),
-            reports: Mutex::default(),
-            in_use: Mutex::default(),
-            debs: Mutex::default(),
-        };
+        let cache =
+            Cache { dir, reports: Mutex::default(), in_use: Mutex::default(), debs: Mutex::default() };
         cache.sweep()?;
         Ok(cache)
     }

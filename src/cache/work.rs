@@ -3,13 +3,12 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
-use rustix::fs::FlockOperation;
 
-use super::{Cache, remove_tree};
+use super::{Cache, lock, remove_tree};
 use crate::host::Tool;
 use crate::output::warn;
 
@@ -37,16 +36,24 @@ impl Cache {
     /// # Errors
     /// When it cannot be made.
     pub fn work_dir(&self) -> Result<WorkDir> {
-        let n = self.next_work.fetch_add(1, Ordering::Relaxed);
-        let path = self.dir.join("work").join(format!("{}-{n}", std::process::id()));
-        let lock_path = path.with_extension("lock");
-        // An interrupt that comes now waits until it can know the directory.
-        let mut active = active();
-        let lock = File::create(&lock_path).with_context(|| format!("creating {}", lock_path.display()))?;
-        rustix::fs::flock(&lock, FlockOperation::LockExclusive).context("locking the work directory")?;
-        fs::create_dir(&path).with_context(|| format!("creating {}", path.display()))?;
-        active.insert(path.clone());
-        Ok(WorkDir { path, lock_path, _lock: lock })
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        loop {
+            let n = NEXT.fetch_add(1, Ordering::Relaxed);
+            let path = self.dir.join("work").join(format!("{}-{n}", std::process::id()));
+            let lock_path = path.with_extension("lock");
+            // An interrupt that comes now waits until it can know the directory.
+            let mut active = active();
+            // Taken: a process of another container, with its own numbering, shares this cache.
+            let Some(lock) = lock::try_exclusive(&lock_path)? else { continue };
+            match fs::create_dir(&path) {
+                Ok(()) => {}
+                // What a killed process of the same number left; a later run sweeps it.
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => continue,
+                Err(e) => return Err(e).with_context(|| format!("creating {}", path.display())),
+            }
+            active.insert(path.clone());
+            return Ok(WorkDir { path, lock_path, _lock: lock });
+        }
     }
 
     /// Removes work directories whose owner is gone (their lock is free).
@@ -57,9 +64,7 @@ impl Cache {
             if path.extension().is_none_or(|e| e != "lock") {
                 continue;
             }
-            // Gone already: another build swept it.
-            let Ok(lock) = File::open(&path) else { continue };
-            if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            if let Some(_lock) = lock::try_exclusive(&path)? {
                 let dir = path.with_extension("");
                 remove_foreign(&dir);
                 remove(&dir, &path);
@@ -125,6 +130,28 @@ fn remove_foreign(dir: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_caches_of_one_process_do_not_wait_for_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let caches = [Cache::open(dir.path()).unwrap(), Cache::open(dir.path()).unwrap()];
+        let dirs = caches.each_ref().map(|cache| cache.work_dir().unwrap());
+        assert_ne!(dirs[0].path, dirs[1].path);
+    }
+
+    #[test]
+    fn a_number_that_another_container_uses_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let mine = cache.work_dir().unwrap();
+        let (pid, n) = mine.path.file_name().unwrap().to_str().unwrap().split_once('-').unwrap();
+        let number = |ahead: u32| n.parse::<u32>().unwrap() + ahead;
+        let theirs: Vec<_> =
+            (1..4).map(|a| cache.subdir("work").join(format!("{pid}-{}.lock", number(a)))).collect();
+        let _held: Vec<_> = theirs.iter().map(|path| lock::exclusive(path).unwrap()).collect();
+        let next = cache.work_dir().unwrap();
+        assert!(!theirs.contains(&next.lock_path));
+    }
 
     #[test]
     fn what_a_killed_build_left_is_swept_and_a_living_one_is_spared() {
