@@ -5,6 +5,7 @@
 //! The text is TOML 1.0. Keys are archiso's words where it has one, in kebab-case.
 
 mod table;
+pub(crate) use table::type_name;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};

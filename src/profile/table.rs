@@ -159,15 +159,7 @@ impl<'i, 'd> Table<'i, 'd> {
     }
 
     fn wrong_type(&mut self, what: &str, wanted: &str, found: &DeValue, span: Range<usize>) {
-        let found = match found {
-            DeValue::String(_) => "a string",
-            DeValue::Integer(_) => "an integer",
-            DeValue::Float(_) => "a float",
-            DeValue::Boolean(_) => "a boolean",
-            DeValue::Datetime(_) => "a date or time",
-            DeValue::Array(_) => "an array",
-            DeValue::Table(_) => "a table",
-        };
+        let found = type_name(found);
         let message = format!("{what} must be {wanted}, but this is {found}");
         self.diagnostics.error(&Place::new(self.file, span), message);
     }
@@ -200,4 +192,17 @@ fn keys_of(table: &str) -> &'static [&'static str] {
 /// The table a key is known in: keys end up in the wrong one when lines are moved.
 fn home_of(key: &str) -> Option<&'static str> {
     KEYS.iter().find(|(_, keys)| keys.contains(&key)).map(|(name, _)| *name)
+}
+
+/// What a TOML value is, in words.
+pub(crate) fn type_name(value: &DeValue) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a float",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
+    }
 }

@@ -53,3 +53,19 @@ fn image(name: &str) -> PathBuf {
     assert_eq!(code, Some(0), "building {name}:\n{stderr}");
     PathBuf::from(stdout.lines().next().unwrap())
 }
+
+/// Runs an oracle and returns its standard output; a missing one fails the test.
+#[allow(clippy::disallowed_methods, reason = "an independent tool, not a part of the product")]
+pub fn oracle(program: &str, args: &[&str], dir: &Path) -> String {
+    let output = Command::new(program)
+        .args(args)
+        .current_dir(dir)
+        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+        .env("LC_ALL", "C.UTF-8")
+        .env("TZ", "UTC0")
+        .output()
+        .unwrap_or_else(|e| panic!("{program} is needed for this test: {e}"));
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{program} {args:?}: {}\n{stdout}{stderr}", output.status);
+    stdout.into_owned()
+}
