@@ -7,10 +7,14 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
 use crate::cache::{digest_reader, hex};
+
+/// Bytes of the largest file that is held in memory as a whole. What is read so
+/// (kernels, modules, loaders, texts) stays far below; what users bring may not.
+pub const LARGEST_AT_ONCE: u64 = 64 << 20;
 
 /// What a regular file contains.
 #[derive(Clone, Debug)]
@@ -92,11 +96,17 @@ impl Content {
     /// Everything at once; for small files such as scripts, modules and configurations.
     ///
     /// # Errors
-    /// When the backing file cannot be read or is shorter than the slice.
+    /// When the backing file cannot be read or is shorter than the slice, and when
+    /// it is larger than [`LARGEST_AT_ONCE`].
     pub fn read_all(&self) -> Result<Vec<u8>> {
         if let Content::Bytes(bytes) = self {
             return Ok(bytes.to_vec());
         }
+        ensure!(
+            self.len() <= LARGEST_AT_ONCE,
+            "{self} has {} bytes, more than the {LARGEST_AT_ONCE} such a file may have",
+            self.len()
+        );
         let mut all = Vec::with_capacity(self.len() as usize);
         self.open()?.read_to_end(&mut all).with_context(|| format!("reading {self}"))?;
         Ok(all)
