@@ -66,7 +66,7 @@ impl Apt {
     /// # Errors
     /// When it is not installed.
     pub fn tool(&self, program: &str, purpose: &str) -> Result<Tool> {
-        Ok(Tool::new(program, purpose)?.env("APT_CONFIG", self.dir.join("apt.conf")))
+        Ok(Tool::bound(program, purpose)?.env("APT_CONFIG", self.dir.join("apt.conf")))
     }
 
     /// Brings the indexes up to date, verified by apt; any failure is an error.
