@@ -33,6 +33,7 @@ struct Inputs<'p> {
     timestamp: i64,
     names: [&'p str; 2],
     root: &'p Root,
+    installer: Option<String>,
     packages: [Vec<&'p str>; 2],
     overlays: &'p [Overlay],
 }
@@ -48,6 +49,10 @@ pub fn stage(plan: &Plan, identity: &Plan, cache: &Cache, jobs: NonZeroUsize) ->
         timestamp: plan.timestamp,
         names: [&plan.iso_name, &plan.iso_version],
         root: &plan.root,
+        installer: match plan.root.mode {
+            RootMode::Configured => Some(source::installer()?),
+            RootMode::Unpacked => None,
+        },
         packages: [digests(&plan.packages.root), digests(&plan.packages.kernel)],
         overlays: &identity.overlays,
     };
@@ -168,7 +173,7 @@ fn describe(tree: &mut Tree, plan: &Plan) -> Result<()> {
 
 fn write(tree: &Tree, plan: &Plan, cache: &Cache, jobs: NonZeroUsize, dir: &Path) -> Result<()> {
     let image = &plan.root.image;
-    let blocks = BlockCache::open(&cache.subdir("blocks"), BLOCK_CACHE_SIZE)?;
+    let blocks = BlockCache::open(&cache.subdir("blocks"), BLOCK_CACHE_SIZE)?.with_scratch(dir);
     let options = squashfs::Options {
         compression: image.compression,
         level: image.level,

@@ -21,7 +21,7 @@ mod resolve;
 mod unpack;
 
 pub use ar::Deb;
-pub use configured::{configured_tree, volatile_paths};
+pub use configured::{configured_tree, installer, volatile_paths};
 pub use failure::{ArchiveError, FailureKind};
 pub use fetch::{NotCached, fetch};
 pub use host::{DEBIAN_KEYRING, HostSources, SecurityPolicy, host_sources, locked_sources};
