@@ -78,14 +78,14 @@ fn memory(cache: &Cache, request: &PackageRequest) -> Result<PathBuf> {
     Ok(cache.subdir("apt").join(format!("{}.found.json", &hex_sha256(&key)[..32])))
 }
 
-/// Written beside the target and renamed: a killed run leaves the old answer.
+/// Renamed when it is complete: a killed run leaves the old answer.
 fn remember(cache: &Cache, request: &PackageRequest, found: &FoundPackages) -> Result<()> {
     let path = memory(cache, request)?;
     let json = serde_json::to_vec(found).context("serialising the found packages")?;
-    let mut file =
-        tempfile::NamedTempFile::new_in(cache.subdir("apt")).context("remembering the found packages")?;
-    std::io::Write::write_all(&mut file, &json).context("remembering the found packages")?;
-    file.persist(&path).with_context(|| format!("writing {}", path.display()))?;
+    let work = cache.work_dir()?;
+    let new = work.path.join("found.json");
+    std::fs::write(&new, json).with_context(|| format!("writing {}", new.display()))?;
+    std::fs::rename(&new, &path).with_context(|| format!("writing {}", path.display()))?;
     Ok(())
 }
 

@@ -39,6 +39,8 @@ pub(super) type Key = [u8; 32];
 #[derive(Debug)]
 pub struct BlockCache {
     dir: PathBuf,
+    /// Where the new pack is written.
+    scratch: PathBuf,
     max_size: u64,
     packs: Vec<Pack>,
     index: HashMap<Key, Record>,
@@ -88,6 +90,7 @@ impl BlockCache {
         paths.sort();
         let mut cache = BlockCache {
             dir: dir.to_path_buf(),
+            scratch: dir.to_path_buf(),
             max_size,
             packs: Vec::new(),
             index: HashMap::new(),
@@ -100,6 +103,12 @@ impl BlockCache {
             }
         }
         Ok(cache)
+    }
+
+    /// Writes new packs in this directory, on the same file system, until they are
+    /// complete: one that is swept should this process be killed.
+    pub fn with_scratch(self, dir: &Path) -> BlockCache {
+        BlockCache { scratch: dir.to_path_buf(), ..self }
     }
 
     fn add_pack(&mut self, path: PathBuf, file: File) {
@@ -137,7 +146,7 @@ impl BlockCache {
     pub(super) fn put(&self, key: &Key, packed: Option<&[u8]>) -> Result<()> {
         let mut fresh = self.fresh.lock().expect("nothing panics with this lock held");
         if fresh.is_none() {
-            let file = tempfile::Builder::new().prefix("new-").tempfile_in(&self.dir);
+            let file = tempfile::Builder::new().prefix("new-").tempfile_in(&self.scratch);
             let file = BufWriter::new(file.context("adding to the block cache")?);
             *fresh = Some(Fresh { file, keys: HashSet::new(), name: blake3::Hasher::new() });
         }
