@@ -144,6 +144,10 @@ pub struct Root {
     pub file_permissions: BTreeMap<String, FilePermission>,
     /// The image.
     pub image: RootImage,
+    /// Paths (`/usr/bin/busybox`) whose content comes first in the image, in the
+    /// order in which a boot reads them; those that do not exist do not count.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub boot_order: Vec<String>,
 }
 
 /// How packages become files.

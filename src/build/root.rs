@@ -14,7 +14,7 @@ use crate::kmod;
 use crate::plan::{Overlay, OverlayEntry, Package, Plan, Root, RootMode};
 use crate::resolve;
 use crate::source;
-use crate::tree::{Content, Meta, Tree, display_path, exclude, set_permissions};
+use crate::tree::{Content, InodeId, Meta, Tree, display_path, exclude, set_permissions};
 
 /// The squashfs image in the stage's output.
 pub const IMAGE: &str = "airootfs.sfs";
@@ -22,6 +22,9 @@ pub const IMAGE: &str = "airootfs.sfs";
 pub const FILES: &str = "files.txt";
 /// What a user should know about the root, one a line.
 const NOTES: &str = "notes.txt";
+
+/// Where kernels have their modules, a directory a version.
+const MODULES: &str = "usr/lib/modules/";
 
 /// Compressed blocks of earlier images are kept up to this many bytes.
 const BLOCK_CACHE_SIZE: u64 = 2 << 30;
@@ -59,7 +62,8 @@ pub fn stage(plan: &Plan, identity: &Plan, cache: &Cache, jobs: NonZeroUsize) ->
     cache.stage("root", &inputs, |dir| {
         let mut notes = Vec::new();
         let tree = tree(plan, cache, &mut notes).context("making the root tree")?;
-        write(&tree, plan, cache, jobs, dir).context("writing airootfs.sfs")?;
+        let first = boot_files(&tree, &plan.root.boot_order, &mut notes);
+        write(&tree, &first, plan, cache, jobs, dir).context("writing airootfs.sfs")?;
         fs::write(dir.join(FILES), origins(&tree)).context("writing the list of files")?;
         fs::write(dir.join(NOTES), notes.concat()).context("writing the notes")
     })
@@ -171,7 +175,37 @@ fn describe(tree: &mut Tree, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-fn write(tree: &Tree, plan: &Plan, cache: &Cache, jobs: NonZeroUsize, dir: &Path) -> Result<()> {
+/// The files a boot reads, in that order. Module directories are named for the
+/// kernel's version, so an order recorded with another kernel is read for this one.
+fn boot_files(tree: &Tree, order: &[String], notes: &mut Vec<String>) -> Vec<InodeId> {
+    let versions = kmod::kernel_versions(tree);
+    let find = |path: &String| {
+        let path = path.strip_prefix('/').unwrap_or(path);
+        tree.get(path.as_bytes()).or_else(|| {
+            let (_, module) = path.strip_prefix(MODULES)?.split_once('/')?;
+            versions.iter().find_map(|v| tree.get(format!("{MODULES}{v}/{module}").as_bytes()))
+        })
+    };
+    let found: Vec<InodeId> = order.iter().filter_map(find).collect();
+    let lost = order.len() - found.len();
+    if lost > 0 {
+        notes.push(format!(
+            "{lost} of the {} files in boot-order do not exist; \
+             record it again with `liveiso test PROFILE --record-boot-order`\n",
+            order.len()
+        ));
+    }
+    found
+}
+
+fn write(
+    tree: &Tree,
+    first: &[InodeId],
+    plan: &Plan,
+    cache: &Cache,
+    jobs: NonZeroUsize,
+    dir: &Path,
+) -> Result<()> {
     let image = &plan.root.image;
     let blocks = BlockCache::open(&cache.subdir("blocks"), BLOCK_CACHE_SIZE)?.with_scratch(dir);
     let options = squashfs::Options {
@@ -181,6 +215,7 @@ fn write(tree: &Tree, plan: &Plan, cache: &Cache, jobs: NonZeroUsize, dir: &Path
         jobs,
         timestamp: plan.timestamp,
         block_cache: Some(&blocks),
+        first,
     };
     let path = dir.join(IMAGE);
     let mut out = File::create_new(&path).with_context(|| format!("creating {}", path.display()))?;
@@ -193,4 +228,29 @@ fn origins(tree: &Tree) -> String {
         .filter(|entry| !entry.path.is_empty())
         .map(|entry| format!("/{} [{}]\n", display_path(&entry.path), tree.origin(entry.inode.origin)))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::parse_listing;
+
+    #[test]
+    fn boot_files_survive_another_kernel() {
+        let tree = parse_listing(
+            "file /usr/bin/b 0755 0 0\nfile /usr/bin/a 0755 0 0\ndir /usr/lib/modules/6.1.0-51 0755 0 0\n\
+             file /usr/lib/modules/6.1.0-51/kernel/x.ko 0644 0 0",
+        )
+        .unwrap();
+        let order = ["/usr/lib/modules/6.1.0-50/kernel/x.ko", "/usr/bin/b", "/gone", "/usr/bin/a"];
+        let mut notes = Vec::new();
+        let found = boot_files(&tree, &order.map(String::from), &mut notes);
+        let expected = ["usr/lib/modules/6.1.0-51/kernel/x.ko", "usr/bin/b", "usr/bin/a"];
+        assert_eq!(found, expected.map(|path| tree.get(path.as_bytes()).unwrap()));
+        assert_eq!(
+            notes,
+            ["1 of the 4 files in boot-order do not exist; \
+              record it again with `liveiso test PROFILE --record-boot-order`\n"]
+        );
+    }
 }

@@ -74,7 +74,7 @@ impl Cli {
             Command::Lock(args) => lock::run(&args, color),
             Command::Plan(args) => plan::run(&args, color),
             Command::Run(args) => run::run(&args),
-            Command::Test(args) => test::run(&args),
+            Command::Test(args) => test::run(&args, color),
             Command::Cache(command) => cache::run(&command),
             Command::Dev(Dev::Squashfs(args)) => dev::squashfs(&args).map_err(Failure::from),
         };

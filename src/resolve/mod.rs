@@ -7,6 +7,7 @@
 
 mod archive;
 mod boot;
+mod boot_order;
 mod debian;
 mod embedded;
 mod iso;
@@ -27,6 +28,7 @@ use crate::plan::{Overlay, Package, Packages, Plan};
 use crate::profile::{self, Profile};
 
 pub use archive::find_packages;
+pub use boot_order::{BOOT_ORDER, boot_order_text};
 pub use debian::ArchiveRequest;
 pub use embedded::{Embedded, EmbeddedKind, airootfs};
 pub use overlay::input_content;
@@ -225,7 +227,8 @@ fn draft(dir: &Path, options: &Options, diagnostics: &mut Diagnostics) -> Option
     let request = packages::request(&profile, arch.unwrap_or_default(), mode, archive, &boot, diagnostics);
     let overlays = overlay::overlays(dir, options.airootfs, diagnostics);
     let file_permissions = permissions::file_permissions(&profile, &overlays, diagnostics);
-    let root = root::root(&profile.root, mode, file_permissions, diagnostics);
+    let boot_order = boot_order::boot_order(dir, diagnostics);
+    let root = root::root(&profile.root, mode, file_permissions, boot_order, diagnostics);
     let initramfs = boot::initramfs(&profile.initramfs, diagnostics);
     let efiboot = overlay::efiboot(dir, diagnostics);
     overlay::misnamed(dir, diagnostics);

@@ -20,6 +20,7 @@ pub(super) fn root(
     table: &RootTable,
     mode: RootMode,
     file_permissions: BTreeMap<String, FilePermission>,
+    boot_order: Vec<String>,
     diagnostics: &mut Diagnostics,
 ) -> Root {
     let exclude = table.exclude.as_ref().map(|e| e.value.as_slice()).unwrap_or_default();
@@ -28,6 +29,7 @@ pub(super) fn root(
         exclude: exclude.iter().filter_map(|pattern| pattern_of(pattern, diagnostics)).collect(),
         file_permissions,
         image: image(table, diagnostics),
+        boot_order,
     }
 }
 

@@ -55,8 +55,8 @@ fn an_image_without_loader_is_named() {
     let logs = dir.path().join("logs");
     let cells = test(&image, &one_machine(&logs), &|_: &Cell| {}).unwrap();
     let expected = "\
-machine  MiB  result  login s  MemAvailable  MemFree  Shmem  modules
-bios-cd  128  FAILED        -             -        -      -        -  the firmware found nothing to boot: \
+machine  MiB  result  login s  read kB  requests  MemAvailable  MemFree  Shmem  modules
+bios-cd  128  FAILED        -        -         -             -        -      -        -  the firmware found nothing to boot: \
 No bootable device.  Retrying in 0 seconds. (the machine switched itself off or reset)
 ";
     assert_eq!(matrix::table(&cells), expected);

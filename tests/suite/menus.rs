@@ -32,6 +32,7 @@ fn plan() -> Plan {
             exclude: Vec::new(),
             file_permissions: BTreeMap::new(),
             image: RootImage { compression: Compression::Gzip, level: 9, block_size: 131_072 },
+            boot_order: Vec::new(),
         },
         initramfs: Initramfs {
             compression: Compression::Xz,

@@ -3,6 +3,7 @@
 
 mod cache;
 pub mod oracle;
+mod order;
 mod reader;
 pub mod trees;
 

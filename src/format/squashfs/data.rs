@@ -169,6 +169,14 @@ impl<'c, W: Write> DataWriter<'c, W> {
         Ok(at)
     }
 
+    /// Tails that come later do not share a fragment block with those before.
+    ///
+    /// # Errors
+    /// As [`DataWriter::store`].
+    pub fn close_fragment(&mut self) -> Result<()> {
+        if self.fragment.raw.is_empty() { Ok(()) } else { self.flush_fragment() }
+    }
+
     fn flush_fragment(&mut self) -> Result<()> {
         let fragment = self.fragments.len();
         self.fragments.push(Fragment::default());
@@ -220,9 +228,7 @@ impl<'c, W: Write> DataWriter<'c, W> {
     /// # Errors
     /// As [`DataWriter::store`].
     pub fn finish(mut self) -> Result<Stored<W>> {
-        if !self.fragment.raw.is_empty() {
-            self.flush_fragment()?;
-        }
+        self.close_fragment()?;
         while self.write_next()? {}
         let DataWriter { out, files, fragments, duplicates, new_blocks, .. } = self;
         Ok(Stored { out, files, fragments, duplicates, new_blocks })

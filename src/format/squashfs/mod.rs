@@ -14,6 +14,7 @@ mod directory;
 mod image;
 mod inode;
 mod layout;
+mod locate;
 mod metadata;
 mod read;
 mod read_inode;
@@ -25,10 +26,12 @@ use std::num::NonZeroUsize;
 
 pub use cache::BlockCache;
 pub use compress::{default_level, levels};
+pub use locate::{Located, locate};
 pub use read::read;
 pub use write::write;
 
 use crate::plan::Compression;
+use crate::tree::InodeId;
 
 /// How an image is written.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +48,9 @@ pub struct Options<'c> {
     pub timestamp: i64,
     /// Blocks compressed before; no influence on the result.
     pub block_cache: Option<&'c BlockCache>,
+    /// Files whose content comes before all other, in this order; a file named
+    /// twice counts once, what is no regular file does not count.
+    pub first: &'c [InodeId],
 }
 
 impl Options<'_> {
@@ -57,6 +63,7 @@ impl Options<'_> {
             jobs: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             timestamp: 0,
             block_cache: None,
+            first: &[],
         }
     }
 }
