@@ -24,12 +24,16 @@ pub use pack::{Packed, Sizes, id_archive, pack};
 pub const INIT: &[(&str, &[u8])] = &[
     ("init", include_bytes!("init/init")),
     ("lib/liveiso/drivers.sh", include_bytes!("init/drivers.sh")),
+    ("lib/liveiso/lease.sh", include_bytes!("init/lease.sh")),
     ("lib/liveiso/medium.sh", include_bytes!("init/medium.sh")),
     ("lib/liveiso/memory.sh", include_bytes!("init/memory.sh")),
     ("lib/liveiso/menu.sh", include_bytes!("init/menu.sh")),
+    ("lib/liveiso/network.sh", include_bytes!("init/network.sh")),
     ("lib/liveiso/options.sh", include_bytes!("init/options.sh")),
+    ("lib/liveiso/persist.sh", include_bytes!("init/persist.sh")),
     ("lib/liveiso/probe.sh", include_bytes!("init/probe.sh")),
     ("lib/liveiso/root.sh", include_bytes!("init/root.sh")),
     ("lib/liveiso/say.sh", include_bytes!("init/say.sh")),
     ("lib/liveiso/trouble.sh", include_bytes!("init/trouble.sh")),
+    ("lib/liveiso/verify.sh", include_bytes!("init/verify.sh")),
 ];

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 
 use super::kernel_format::{Part, PartFormat, unpack};
+use crate::cache::FileDigest;
 use crate::format::cpio;
 use crate::plan::{Arch, Compression};
 use crate::tree::{Content, Kind, Meta, Tree};
@@ -86,12 +87,13 @@ pub fn pack(tree: &Tree, compression: Compression) -> Result<Packed> {
 }
 
 /// The small plain archive that follows the base: `/etc/liveiso/id` with the id
-/// of the finished build and, as the very last member, the empty `/.complete`,
-/// which is there only if everything before it was.
+/// of the finished build, `/etc/liveiso/image` with SHA-256 and size of the root
+/// image, by which /init judges one from the network, and, as the very last
+/// member, the empty `/.complete`, which is there only if everything before it was.
 ///
 /// # Errors
 /// An id that is not 24 lower-case hex digits, a time cpio cannot hold.
-pub fn id_archive(build_id: &str, timestamp: i64) -> Result<Vec<u8>> {
+pub fn id_archive(build_id: &str, image: &FileDigest, timestamp: i64) -> Result<Vec<u8>> {
     let is_id = build_id.len() == 24 && build_id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     ensure!(is_id, "build id `{build_id}` is not 24 lower-case hexadecimal digits");
     let mut tree = Tree::new();
@@ -102,6 +104,8 @@ pub fn id_archive(build_id: &str, timestamp: i64) -> Result<Vec<u8>> {
     }
     let id = Content::bytes(format!("{build_id}\n"));
     tree.add_file(b"etc/liveiso/id", id, meta(0o644), origin)?;
+    let image = Content::bytes(format!("{} {}\n", image.sha256, image.size));
+    tree.add_file(b"etc/liveiso/image", image, meta(0o644), origin)?;
     tree.add_file(b".complete", Content::bytes([]), meta(0o644), origin)?;
     let mut bytes = Vec::new();
     cpio::write_by(&tree, |path| path == b".complete", &mut bytes)?;
@@ -172,6 +176,10 @@ mod tests {
 
     const ID: &str = "0123456789abcdef01234567";
 
+    fn image() -> FileDigest {
+        FileDigest { sha256: "ab".repeat(32), size: 70_000 }
+    }
+
     #[test]
     fn an_initramfs_is_what_its_tree_says_with_the_id_behind_it() {
         let tree = small_base();
@@ -188,7 +196,7 @@ mod tests {
             };
             assert_eq!(sizes, expected);
             let base_len = bytes.len();
-            bytes.extend(id_archive(ID, 1000).unwrap());
+            bytes.extend(id_archive(ID, &image(), 1000).unwrap());
             let (found, parts) = unpack(&bytes).unwrap();
             assert_eq!(parts.len(), 2);
             assert_eq!((parts[1].offset, parts[1].format), (base_len, PartFormat::Plain));
@@ -197,6 +205,8 @@ mod tests {
             let meta = Meta { mtime: 1000, ..Meta::mode(0o644) };
             let id = Content::bytes(format!("{ID}\n"));
             expected.add_file(b"etc/liveiso/id", id, meta, origin).unwrap();
+            let line = Content::bytes(format!("{} 70000\n", "ab".repeat(32)));
+            expected.add_file(b"etc/liveiso/image", line, meta, origin).unwrap();
             expected.add_file(b".complete", Content::bytes([]), meta, origin).unwrap();
             assert_eq!(listing(&found).unwrap(), listing(&expected).unwrap());
         }
@@ -204,12 +214,12 @@ mod tests {
 
     #[test]
     fn the_last_member_is_the_mark_of_completeness() {
-        let bytes = id_archive(ID, 1000).unwrap();
+        let bytes = id_archive(ID, &image(), 1000).unwrap();
         let place = |name: &[u8]| bytes.windows(name.len()).rposition(|w| w == name).unwrap();
-        assert!(place(b".complete\0") > place(b"etc/liveiso/id\0"));
+        assert!(place(b".complete\0") > place(b"etc/liveiso/image\0"));
         for id in ["", "0123456789abcdef0123456", "0123456789ABCDEF01234567", "0123456789abcdef0123456/"] {
             let message = format!("build id `{id}` is not 24 lower-case hexadecimal digits");
-            assert_eq!(id_archive(id, 0).unwrap_err().to_string(), message);
+            assert_eq!(id_archive(id, &image(), 0).unwrap_err().to_string(), message);
         }
     }
 

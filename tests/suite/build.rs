@@ -227,6 +227,7 @@ fn the_artifacts_agree_with_each_other() {
     }
     let id = manifest["build-id"].as_str().unwrap();
     assert_eq!(fs::read_to_string(medium.join(format!("liveiso/{id}.id"))).unwrap(), format!("{id}\n"));
+    the_list_of_digests_is_right(&medium.join("liveiso"), id);
 
     let mut packages: Vec<String> = manifest["plan"]["packages"]
         .as_object()
@@ -243,6 +244,16 @@ fn the_artifacts_agree_with_each_other() {
     the_root_is_what_was_listed(&medium.join("liveiso/i386/airootfs.sfs"), &out);
     the_initramfs_is_complete(&medium.join("liveiso/boot/i386/initrd.img"), id);
     the_medium_starts_everywhere(&iso, place.path(), &manifest);
+}
+
+/// What `verify` reads: every file of ours but the list itself, and no menu.
+fn the_list_of_digests_is_right(dir: &Path, id: &str) {
+    let tool = Tool::new("sha256sum", "tests").unwrap().args(["-c", "sha256sums"]).current_dir(dir);
+    let expected = format!(
+        "{id}.id: OK\nboot/i386/initrd.img: OK\nboot/i386/vmlinuz: OK\nboot/memtest.bin: OK\n\
+         boot/memtest32.efi: OK\nboot/memtest64.efi: OK\ni386/airootfs.sfs: OK\n"
+    );
+    assert_eq!(String::from_utf8(tool.output().unwrap()).unwrap(), expected);
 }
 
 fn extract(iso: &Path, to: &Path) {
@@ -286,7 +297,10 @@ fn the_initramfs_is_complete(image: &Path, id: &str) {
         let tool = Tool::new("sh", "tests").unwrap().args(["-euc", script]).current_dir(dir.path());
         String::from_utf8(tool.output().unwrap()).unwrap()
     };
-    assert_eq!(listed("cpio --quiet -t < tail"), ".\netc\netc/liveiso\netc/liveiso/id\n.complete\n");
+    assert_eq!(
+        listed("cpio --quiet -t < tail"),
+        ".\netc\netc/liveiso\netc/liveiso/id\netc/liveiso/image\n.complete\n"
+    );
     assert_eq!(listed("cpio --quiet -i --to-stdout etc/liveiso/id < tail"), format!("{id}\n"));
     let base = listed("xz --single-stream -dc base.xz | cpio --quiet -t");
     for name in ["init", "bin/busybox", "bin/sh", "sbin/modprobe", "dev/console", "etc/liveiso/medium"] {
