@@ -24,6 +24,7 @@ const SIZES: &str = "sizes.json";
 struct Inputs<'p> {
     source: &'static str,
     arch: &'p str,
+    timestamp: i64,
     names: [&'p str; 2],
     initramfs: &'p Initramfs,
     packages: [Vec<&'p str>; 2],
@@ -37,6 +38,7 @@ pub fn stage(plan: &Plan, cache: &Cache) -> Result<StageOutput> {
     let inputs = Inputs {
         source: SOURCE_DIGEST,
         arch: plan.arch.debian_name(),
+        timestamp: plan.timestamp,
         names: [&plan.install_dir, &plan.iso_label],
         initramfs: &plan.initramfs,
         packages: [digests(&plan.packages.kernel), digests(&plan.packages.initramfs)],
