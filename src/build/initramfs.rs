@@ -30,8 +30,8 @@ const MAX_RESIDENT: u64 = 2 << 30;
 struct Inputs<'p> {
     source: &'static str,
     arch: &'p str,
-    names: [&'p str; 2],
     timestamp: i64,
+    names: [&'p str; 2],
     initramfs: &'p Initramfs,
     packages: [Vec<&'p str>; 2],
     /// Digest of the root image and its compression, where they matter.
@@ -48,8 +48,8 @@ pub fn stage(plan: &Plan, identity: &Plan, cache: &Cache, root: Option<&StageOut
     let inputs = Inputs {
         source: SOURCE_DIGEST,
         arch: plan.arch.debian_name(),
-        names: [&plan.install_dir, &plan.iso_label],
         timestamp: plan.timestamp,
+        names: [&plan.install_dir, &plan.iso_label],
         initramfs: &identity.initramfs,
         packages: [digests(&plan.packages.kernel), digests(&plan.packages.initramfs)],
         root: root.map(|root| root.digest(root::IMAGE).sha256.as_str()),

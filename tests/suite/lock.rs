@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use liveiso::cache::Cache;
 use liveiso::diagnostic::Diagnostics;
@@ -136,7 +137,8 @@ fn a_lock_is_a_sorted_text_that_reads_back() {
     }
     assert_eq!(
         text,
-        r#"# The exact packages of this profile, written by `liveiso lock`.
+        format!(
+            r#"# The exact packages of this profile, written by `liveiso lock`.
 # Keep it under version control; change it with `liveiso lock PROFILE --update`.
 lock-version = 1
 request = "REQUEST"
@@ -153,28 +155,11 @@ components = ["main"]
 suite = "t-security"
 components = ["main"]
 
-[[package]]
-name = "alpha"
-version = "1:1-1"
-arch = "i386"
-source = "alpha"
-roles = ["root", "initramfs"]
-suite = "t"
-filename = "pool/alpha_1-1_i386.deb"
-size = SIZE
-sha256 = "SHA256 of alpha"
-
-[[package]]
-name = "gamma"
-version = "1:1-1"
-arch = "i386"
-source = "gamma"
-roles = ["root"]
-suite = "t"
-filename = "pool/gamma_1-1_i386.deb"
-size = SIZE
-sha256 = "SHA256 of gamma"
-"#
+{}
+{}"#,
+            package("alpha", "\"root\", \"initramfs\"", "SIZE", "SHA256 of alpha"),
+            package("gamma", "\"root\"", "SIZE", "SHA256 of gamma"),
+        )
     );
 }
 
@@ -269,24 +254,37 @@ fn versions_that_no_longer_fit_together_give_way() {
     assert_eq!(profile.changes(LockUse::Follow), ["changed alpha 1:1-1 -> 1:2-1", "added epsilon 1:1-1"]);
 }
 
-const LOCK: &str = r#"lock-version = 1
-request = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
+/// One package of a lock at the version every package of the archive has first.
+fn package(name: &str, roles: &str, size: &str, sha256: &str) -> String {
+    format!(
+        r#"[[package]]
+name = "{name}"
+version = "1:1-1"
+arch = "i386"
+source = "{name}"
+roles = [{roles}]
+suite = "t"
+filename = "pool/{name}_1-1_i386.deb"
+size = {size}
+sha256 = "{sha256}"
+"#
+    )
+}
+
+static LOCK: LazyLock<String> = LazyLock::new(|| {
+    const DIGEST: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+    format!(
+        r#"lock-version = 1
+request = "{DIGEST}"
 timestamp = 2026-01-02T03:04:05Z
 left-out = []
 [[source]]
 suite = "t"
 components = ["main"]
-[[package]]
-name = "alpha"
-version = "1:1-1"
-arch = "i386"
-source = "alpha"
-roles = ["root"]
-suite = "t"
-filename = "pool/alpha_1-1_i386.deb"
-size = 5
-sha256 = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
-"#;
+{}"#,
+        package("alpha", "\"root\"", "5", DIGEST)
+    )
+});
 
 /// The first lines of every message: what and where.
 fn headlines(rendered: &str) -> Vec<String> {
@@ -302,7 +300,7 @@ fn headlines(rendered: &str) -> Vec<String> {
 
 #[test]
 fn every_mistake_of_a_damaged_lock_is_reported() {
-    assert_eq!(parse(LOCK).1, "");
+    assert_eq!(parse(&LOCK).1, "");
     let package = &LOCK[LOCK.find("[[package]]").unwrap()..];
     let cases: &[(&str, &str, &[&str])] = &[
         (
@@ -368,7 +366,7 @@ fn every_mistake_of_a_damaged_lock_is_reported() {
     ];
     for (from, to, expected) in cases {
         let damaged = LOCK.replace(from, to);
-        assert_ne!(damaged, LOCK, "{from}");
+        assert_ne!(damaged, *LOCK, "{from}");
         let (lock, messages) = parse(&damaged);
         assert_eq!(lock, None, "{to}");
         assert_eq!(headlines(&messages), *expected, "{to}\n{messages}");

@@ -75,3 +75,10 @@ pub fn oracle(program: &str, args: &[&str], dir: &Path) -> String {
     assert!(output.status.success(), "{program} {args:?}: {}\n{stdout}{stderr}", output.status);
     stdout.into_owned()
 }
+
+/// Whether tests may become other users and make devices; CI must be able to.
+pub fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    assert!(root || liveiso::host::environment("CI").is_none(), "CI must run these tests as root");
+    root
+}
