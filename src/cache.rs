@@ -103,6 +103,40 @@ impl std::fmt::Display for DamagedEntry {
 
 impl std::error::Error for DamagedEntry {}
 
+/// Whether an error was caused by a [`DamagedEntry`].
+pub fn is_damaged(error: &anyhow::Error) -> bool {
+    damaged(error).is_some()
+}
+
+/// A reader can only say it inside an [`std::io::Error`].
+fn damaged(error: &anyhow::Error) -> Option<&DamagedEntry> {
+    error.chain().find_map(|cause| {
+        let io = || cause.downcast_ref::<std::io::Error>()?.get_ref()?.downcast_ref();
+        cause.downcast_ref().or_else(io)
+    })
+}
+
+/// A file of the cache whose readers compare what they read with digests of their own.
+#[derive(Debug)]
+pub struct CachedFile {
+    path: PathBuf,
+    entry: PathBuf,
+    _in_use: Arc<File>,
+}
+
+impl CachedFile {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes the cache entry, after a reader found the file damaged.
+    pub fn damaged(&self) -> DamagedEntry {
+        remove_tree(&self.entry);
+        DamagedEntry(self.path.clone())
+    }
+}
+
 /// Does `work` again when it met a damaged cache entry, which is gone by then.
 ///
 /// # Errors
@@ -110,13 +144,12 @@ impl std::error::Error for DamagedEntry {}
 pub fn retry_damaged<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
     let mut left = 8;
     loop {
-        match work() {
-            Err(e) if left > 0 && e.is::<DamagedEntry>() => {
-                left -= 1;
-                crate::output::warn(&e.to_string());
-            }
-            result => return result,
+        let result = work();
+        match result.as_ref().err().and_then(damaged) {
+            Some(entry) if left > 0 => crate::output::warn(&entry.to_string()),
+            _ => return result,
         }
+        left -= 1;
     }
 }
 
@@ -139,6 +172,12 @@ impl StageOutput {
     /// Path of one output file whose reader checks the bytes itself, as [`crate::output::publish`] does.
     pub fn unchecked_path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
+    }
+
+    /// One output file, unread, for readers with digests of their own.
+    pub fn file(&self, name: &str) -> Arc<CachedFile> {
+        let (path, entry) = (self.dir.join(name), self.dir.clone());
+        Arc::new(CachedFile { path, entry, _in_use: self._in_use.clone() })
     }
 
     /// What the bytes of one output file are compared with.

@@ -1,4 +1,4 @@
-//! The live root: packages, kernel modules, overlays and rules, as a squashfs image.
+//! The live root: the base, overlays and rules, as a squashfs image.
 
 use std::fs::{self, File};
 use std::num::NonZeroUsize;
@@ -7,14 +7,12 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
-use super::SOURCE_DIGEST;
+use super::{SOURCE_DIGEST, base};
 use crate::cache::{Cache, StageOutput};
 use crate::format::squashfs::{self, BlockCache};
-use crate::kmod;
-use crate::plan::{Overlay, OverlayEntry, Package, Plan, Root, RootMode};
+use crate::plan::{Overlay, OverlayEntry, Package, Plan, Root};
 use crate::resolve;
-use crate::source;
-use crate::tree::{Content, Meta, Tree, display_path, exclude, set_permissions};
+use crate::tree::{Content, Meta, Tree, display_path, set_permissions};
 
 /// The squashfs image in the stage's output.
 pub const IMAGE: &str = "airootfs.sfs";
@@ -52,11 +50,10 @@ pub fn stage(plan: &Plan, identity: &Plan, cache: &Cache, jobs: NonZeroUsize) ->
         overlays: &identity.overlays,
     };
     cache.stage("root", &inputs, |dir| {
-        let mut notes = Vec::new();
-        let tree = tree(plan, cache, &mut notes).context("making the root tree")?;
+        let (tree, notes) = tree(plan, cache).context("making the root tree")?;
         write(&tree, plan, cache, jobs, dir).context("writing airootfs.sfs")?;
         fs::write(dir.join(FILES), origins(&tree)).context("writing the list of files")?;
-        fs::write(dir.join(NOTES), notes.concat()).context("writing the notes")
+        fs::write(dir.join(NOTES), notes).context("writing the notes")
     })
 }
 
@@ -73,31 +70,9 @@ pub fn notes(output: &StageOutput) -> Result<Vec<String>> {
     Ok(text.lines().map(str::to_string).collect())
 }
 
-fn tree(plan: &Plan, cache: &Cache, notes: &mut Vec<String>) -> Result<Tree> {
-    let packages = &plan.packages;
-    let mut tree = match plan.root.mode {
-        RootMode::Configured => {
-            // No dpkg excludes: the tree is filtered below, where a change costs no new installation.
-            source::configured_tree(
-                cache,
-                plan.arch,
-                &plan.debian.suite,
-                &packages.root,
-                plan.timestamp,
-                &[],
-            )?
-        }
-        RootMode::Unpacked => source::unpacked_tree(cache, plan.arch, &packages.root)?,
-    };
-    source::unpack_into(&mut tree, cache, &packages.kernel)?;
-    remove_build_traces(&mut tree)?;
-    for unused in exclude(&mut tree, &plan.root.exclude)? {
-        notes.push(format!("exclude pattern `{unused}` matches nothing\n"));
-    }
-    for version in kmod::kernel_versions(&tree) {
-        kmod::depmod(&mut tree, &version, plan.timestamp)
-            .with_context(|| format!("indexing the modules of kernel {version}"))?;
-    }
+/// The tree and what a user should know about it, one a line.
+fn tree(plan: &Plan, cache: &Cache) -> Result<(Tree, String)> {
+    let (mut tree, notes) = base::tree(plan, cache)?;
     for overlay in &plan.overlays {
         lay_over(&mut tree, overlay).with_context(|| format!("laying {} over the root", overlay.origin))?;
     }
@@ -110,16 +85,7 @@ fn tree(plan: &Plan, cache: &Cache, notes: &mut Vec<String>) -> Result<Tree> {
         missing.join(", ")
     );
     tree.clamp_mtimes(plan.timestamp);
-    Ok(tree)
-}
-
-/// The kernel is read from the medium by the loader, never from the root; and
-/// what maintainer scripts leave differently each time would change the image.
-fn remove_build_traces(tree: &mut Tree) -> Result<()> {
-    let mut patterns = vec!["/boot/*".to_string()];
-    patterns.extend(source::volatile_paths().iter().map(|p| p.to_string()));
-    exclude(tree, &patterns)?;
-    Ok(())
+    Ok((tree, notes))
 }
 
 /// Adds an overlay to a tree, over what is there already.
