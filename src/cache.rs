@@ -87,6 +87,7 @@ pub struct StageOutput {
     /// Every file of the entry by name.
     pub files: BTreeMap<String, FileDigest>,
     fingerprints: BTreeMap<String, Fingerprint>,
+    is_fresh: bool,
     _in_use: Arc<File>,
 }
 
@@ -154,12 +155,16 @@ pub fn retry_damaged<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
 }
 
 impl StageOutput {
-    /// Path of one output file, after comparing its bytes with its digest.
+    /// Path of one output file, after comparing its bytes with its digest,
+    /// which was taken a moment ago when this run made it.
     ///
     /// # Errors
     /// [`DamagedEntry`], see [`retry_damaged`].
     pub fn open(&self, name: &str) -> Result<PathBuf> {
         let path = self.dir.join(name);
+        if self.is_fresh && self.fingerprints.contains_key(name) {
+            return Ok(path);
+        }
         match fingerprint_file(&path) {
             Ok(found) if Some(&found) == self.fingerprints.get(name) => Ok(path),
             _ => {
@@ -194,6 +199,11 @@ impl StageOutput {
     /// When the stage does not write a file of that name: a bug in the stage.
     pub fn digest(&self, name: &str) -> &FileDigest {
         &self.files[name]
+    }
+
+    /// Whether this run made it, and has read and digested it just now.
+    pub fn is_fresh(&self) -> bool {
+        self.is_fresh
     }
 
     /// Removes the entry, after a reader found it damaged.
@@ -253,11 +263,13 @@ impl Cache {
         let in_use = self.hold(name, &key)?;
         let mut record = load(&dir);
         let hit = record.is_some();
+        let mut is_fresh = false;
         if !hit {
             let _making = lock::exclusive(&self.lock_path(name, &key, "make"))?;
             record = load(&dir);
             if record.is_none() {
                 record = Some(self.produce(name, &dir, build)?);
+                is_fresh = true;
             }
         }
         let StageRecord { files, fingerprints } = record.expect("loaded or produced above");
@@ -268,7 +280,7 @@ impl Cache {
             seconds: started.elapsed().as_secs_f64(),
             bytes: files.values().map(|f| f.size).sum(),
         });
-        Ok(StageOutput { dir, files, fingerprints, _in_use: in_use })
+        Ok(StageOutput { dir, files, fingerprints, is_fresh, _in_use: in_use })
     }
 
     /// What every stage of this run did, in order of completion.

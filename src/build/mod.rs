@@ -31,8 +31,9 @@ use crate::source;
 /// Part of every stage key that our own code decides: another version of the program, another key.
 const SOURCE_DIGEST: &str = env!("LIVEISO_SOURCE_DIGEST");
 
-/// Every stage in the order of this page; the first three are made for others.
-pub const STAGES: [&str; 6] = ["configured-root", "data-tar", "base-tree", "root", "initramfs", "iso"];
+/// Every stage in the order of this page; the first four are made for others.
+pub const STAGES: [&str; 7] =
+    ["resolution", "configured-root", "data-tar", "base-tree", "root", "initramfs", "iso"];
 
 /// What a caller chooses that no byte of the result may depend on.
 #[derive(Clone, Debug)]
@@ -135,17 +136,13 @@ fn finish(
     };
     let checksum = format!("{}  {iso_name}\n", iso_digest.sha256);
     let artifacts = [
-        Artifact::file(&iso_name, &iso.unchecked_path(iso::ISO), iso.fingerprint(iso::ISO).clone()),
+        Artifact::file(&iso_name, iso, iso::ISO),
         Artifact::bytes(format!("{iso_name}.sha256"), checksum.into_bytes()),
         Artifact::bytes(format!("{stem}.manifest.json"), manifest.to_json()?),
         Artifact::bytes(format!("{stem}.packages.txt"), package_list(plan).into_bytes()),
-        Artifact::file(
-            format!("{stem}.files.txt"),
-            &root.open(root::FILES)?,
-            root.fingerprint(root::FILES).clone(),
-        ),
+        Artifact::file(format!("{stem}.files.txt"), root, root::FILES),
     ];
-    let paths = publish(&options.out, &artifacts, || iso.discard())?;
+    let paths = publish(&options.out, &artifacts)?;
     let sizes = images.into_iter().map(|(name, digest)| (name, digest.size));
     let sizes = sizes.chain([("iso".to_string(), iso_digest.size)]).collect();
     Ok(Built { artifacts: paths, build_id, notes, sizes })

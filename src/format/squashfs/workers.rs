@@ -159,7 +159,7 @@ mod tests {
                     workers.submit(n, block).unwrap();
                 }
                 while let Some((n, block)) = workers.next().unwrap() {
-                    assert_eq!(block.is_compressed, block.raw.len() > 12, "{n}");
+                    assert_eq!(block.is_compressed, block.len() > 12, "{n}");
                     order.push(n);
                 }
                 order
