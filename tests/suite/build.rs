@@ -506,6 +506,45 @@ fn damaged_cache_entries_are_made_anew() {
     }
 }
 
+/// Damaged archives stay unnoticed where the block cache has all that is in them, and are noticed where not.
+#[test]
+fn a_changed_overlay_reads_the_packages_only_where_it_must() {
+    let build = |place: &Place| {
+        let changed = place.path().join("profile");
+        copy(&profile("tiny"), &changed);
+        fs::write(changed.join("airootfs/changed"), "changed\n").unwrap();
+        let words = place.words().into_iter();
+        let shipped = profile("tiny").to_str().unwrap().to_string();
+        let words = words.map(|w| if w == shipped { changed.to_str().unwrap().to_string() } else { w });
+        let (code, _, stderr) = ran(liveiso(words).output().unwrap());
+        assert_eq!(code, Some(0), "{stderr}");
+        digests(&place.out())
+    };
+    let expected = build(&Place::warm());
+    assert_ne!(expected, reference().1);
+    for has_blocks in [true, false] {
+        let place = Place::warm();
+        let cache = place.cache().join("v1");
+        let mut archives: Vec<(u64, PathBuf)> = entries(&cache.join("stages/data-tar"))
+            .iter()
+            .map(|entry| entry.join("data.tar"))
+            .map(|path| (fs::metadata(&path).unwrap().len(), path))
+            .collect();
+        archives.sort();
+        for (length, path) in &archives {
+            fs::write(path, vec![0x55; *length as usize]).unwrap();
+        }
+        if !has_blocks {
+            fs::remove_dir_all(cache.join("blocks")).unwrap();
+        }
+        assert_eq!(build(&place), expected);
+        // The kernel's, of which the medium itself needs nothing.
+        let (_, largest) = archives.last().unwrap();
+        let is_damaged_still = fs::read(largest).unwrap().starts_with(&[0x55; 512]);
+        assert_eq!(is_damaged_still, has_blocks);
+    }
+}
+
 fn files_below(dir: &Path) -> Vec<PathBuf> {
     let below = entries(dir).into_iter();
     below.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
