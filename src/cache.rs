@@ -90,6 +90,7 @@ pub struct StageOutput {
     /// Every file of the entry by name.
     pub files: BTreeMap<String, FileDigest>,
     fingerprints: BTreeMap<String, Fingerprint>,
+    is_fresh: bool,
     /// `None` where the cache itself holds a lock that many entries share.
     _in_use: Option<Arc<File>>,
 }
@@ -107,6 +108,40 @@ impl std::fmt::Display for DamagedEntry {
 
 impl std::error::Error for DamagedEntry {}
 
+/// Whether an error was caused by a [`DamagedEntry`].
+pub fn is_damaged(error: &anyhow::Error) -> bool {
+    damaged(error).is_some()
+}
+
+/// A reader can only say it inside an [`std::io::Error`].
+fn damaged(error: &anyhow::Error) -> Option<&DamagedEntry> {
+    error.chain().find_map(|cause| {
+        let io = || cause.downcast_ref::<std::io::Error>()?.get_ref()?.downcast_ref();
+        cause.downcast_ref().or_else(io)
+    })
+}
+
+/// A file of the cache whose readers compare what they read with digests of their own.
+#[derive(Debug)]
+pub struct CachedFile {
+    path: PathBuf,
+    entry: PathBuf,
+    _in_use: Option<Arc<File>>,
+}
+
+impl CachedFile {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes the cache entry, after a reader found the file damaged.
+    pub fn damaged(&self) -> DamagedEntry {
+        remove_tree(&self.entry);
+        DamagedEntry(self.path.clone())
+    }
+}
+
 /// Does `work` again when it met a damaged cache entry, which is gone by then.
 ///
 /// # Errors
@@ -114,23 +149,26 @@ impl std::error::Error for DamagedEntry {}
 pub fn retry_damaged<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
     let mut left = 8;
     loop {
-        match work() {
-            Err(e) if left > 0 && e.is::<DamagedEntry>() => {
-                left -= 1;
-                crate::output::warn(&e.to_string());
-            }
-            result => return result,
+        let result = work();
+        match result.as_ref().err().and_then(damaged) {
+            Some(entry) if left > 0 => crate::output::warn(&entry.to_string()),
+            _ => return result,
         }
+        left -= 1;
     }
 }
 
 impl StageOutput {
-    /// Path of one output file, after comparing its bytes with its digest.
+    /// Path of one output file, after comparing its bytes with its digest,
+    /// which was taken a moment ago when this run made it.
     ///
     /// # Errors
     /// [`DamagedEntry`], see [`retry_damaged`].
     pub fn open(&self, name: &str) -> Result<PathBuf> {
         let path = self.dir.join(name);
+        if self.is_fresh && self.fingerprints.contains_key(name) {
+            return Ok(path);
+        }
         match fingerprint_file(&path) {
             Ok(found) if Some(&found) == self.fingerprints.get(name) => Ok(path),
             _ => {
@@ -143,6 +181,12 @@ impl StageOutput {
     /// Path of one output file whose reader checks the bytes itself, as [`crate::output::publish`] does.
     pub fn unchecked_path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
+    }
+
+    /// One output file, unread, for readers with digests of their own.
+    pub fn file(&self, name: &str) -> Arc<CachedFile> {
+        let (path, entry) = (self.dir.join(name), self.dir.clone());
+        Arc::new(CachedFile { path, entry, _in_use: self._in_use.clone() })
     }
 
     /// What the bytes of one output file are compared with.
@@ -159,6 +203,11 @@ impl StageOutput {
     /// When the stage does not write a file of that name: a bug in the stage.
     pub fn digest(&self, name: &str) -> &FileDigest {
         &self.files[name]
+    }
+
+    /// Whether this run made it, and has read and digested it just now.
+    pub fn is_fresh(&self) -> bool {
+        self.is_fresh
     }
 
     /// Removes the entry, after a reader found it damaged.
@@ -223,11 +272,13 @@ impl Cache {
         let in_use = self.hold(name, &key)?;
         let mut record = load(&dir);
         let hit = record.is_some();
+        let mut is_fresh = false;
         if !hit {
             let _making = lock::exclusive(&self.lock_path(name, &key, "make"))?;
             record = load(&dir);
             if record.is_none() {
                 record = Some(self.produce(name, &dir, build)?);
+                is_fresh = true;
             }
         }
         let StageRecord { files, fingerprints } = record.expect("loaded or produced above");
@@ -238,7 +289,7 @@ impl Cache {
             seconds: started.elapsed().as_secs_f64(),
             bytes: files.values().map(|f| f.size).sum(),
         });
-        Ok(StageOutput { dir, files, fingerprints, _in_use: in_use })
+        Ok(StageOutput { dir, files, fingerprints, is_fresh, _in_use: in_use })
     }
 
     /// What every stage of this run did, in order of completion.

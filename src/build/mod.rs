@@ -1,7 +1,7 @@
 //! The build on one page: from a plan to finished artifacts.
 //!
 //! 1. Packages are in the cache; each is compared with its pinned digest when it is unpacked.
-//! 2. [`root`]: packages + kernel modules + overlays + rules → squashfs.
+//! 2. [`base`]: packages + kernel modules → tree; [`root`]: that + overlays + rules → squashfs.
 //! 3. [`initramfs`]: /init + modules + busybox → newc cpio, compressed.
 //! 4. The build id: a digest of all that, and the name of the medium's marker file.
 //! 5. [`iso`]: menus and loaders → ESP (FAT) → hybrid ISO.
@@ -10,6 +10,7 @@
 //! 2 and 3 run side by side. Each stage is a plain function whose result the
 //! cache keeps under the digest of its inputs; a hit never changes a byte.
 
+pub mod base;
 pub mod initramfs;
 pub mod iso;
 pub mod root;
@@ -30,8 +31,9 @@ use crate::source;
 /// Part of every stage key that our own code decides: another version of the program, another key.
 const SOURCE_DIGEST: &str = env!("LIVEISO_SOURCE_DIGEST");
 
-/// Every stage in the order of this page; the first two are made for others.
-pub const STAGES: [&str; 5] = ["configured-root", "data-tar", "root", "initramfs", "iso"];
+/// Every stage in the order of this page; the first four are made for others.
+pub const STAGES: [&str; 7] =
+    ["resolution", "configured-root", "data-tar", "base-tree", "root", "initramfs", "iso"];
 
 /// What a caller chooses that no byte of the result may depend on.
 #[derive(Clone, Debug)]
@@ -156,17 +158,13 @@ fn finish(
     };
     let checksum = format!("{}  {iso_name}\n", iso_digest.sha256);
     let artifacts = [
-        Artifact::file(&iso_name, &iso.unchecked_path(iso::ISO), iso.fingerprint(iso::ISO).clone()),
+        Artifact::file(&iso_name, iso, iso::ISO),
         Artifact::bytes(format!("{iso_name}.sha256"), checksum.into_bytes()),
         Artifact::bytes(format!("{stem}.manifest.json"), manifest.to_json()?),
         Artifact::bytes(format!("{stem}.packages.txt"), package_list(plan).into_bytes()),
-        Artifact::file(
-            format!("{stem}.files.txt"),
-            &root.open(root::FILES)?,
-            root.fingerprint(root::FILES).clone(),
-        ),
+        Artifact::file(format!("{stem}.files.txt"), root, root::FILES),
     ];
-    let paths = publish(&options.out, &artifacts, || iso.discard())?;
+    let paths = publish(&options.out, &artifacts)?;
     let sizes = images.into_iter().map(|(name, digest)| (name, digest.size));
     let sizes = sizes.chain([("iso".to_string(), iso_digest.size)]).collect();
     let initramfs = InitramfsReport::new(initramfs_sizes, plan.arch);

@@ -28,13 +28,15 @@ use serde::Serialize;
 use super::ar::Deb;
 use super::deb822::stanzas;
 use super::fetch::verified_deb;
-use crate::cache::{Cache, digest_file, hex_sha256};
+use crate::cache::{Cache, StageOutput, digest_file, hex_sha256};
 use crate::host::Tool;
 use crate::plan::{Arch, Package};
 use crate::tree::{Tree, read_tar};
 
 /// Raised when the way of installing changes what comes out.
 const RECIPE: u32 = 1;
+/// The archive in the output of the stage.
+pub const ROOT_TAR: &str = "root.tar";
 const PURPOSE: &str = "installing packages with their maintainer scripts";
 
 /// Runs its arguments; on SIGTERM passes that to the whole process group (which
@@ -70,16 +72,38 @@ pub fn configured_tree(
     timestamp: i64,
     path_excludes: &[String],
 ) -> Result<Tree> {
+    read_configured(&configured_root(cache, arch, suite, packages, timestamp, path_excludes)?)
+}
+
+/// The stage whose [`ROOT_TAR`] has what [`configured_tree`] reads.
+///
+/// # Errors
+/// As [`configured_tree`].
+pub fn configured_root(
+    cache: &Cache,
+    arch: Arch,
+    suite: &str,
+    packages: &[Package],
+    timestamp: i64,
+    path_excludes: &[String],
+) -> Result<StageOutput> {
     let pins = packages.iter().map(|p| (&*p.name, &*p.version, &*p.arch, &*p.sha256)).collect();
     let installer = installer()?;
     let inputs = Inputs { recipe: RECIPE, installer, arch, suite, timestamp, path_excludes, packages: pins };
-    let output = cache.stage("configured-root", &inputs, |dir| {
-        let tar = dir.join("root.tar");
+    cache.stage("configured-root", &inputs, |dir| {
+        let tar = dir.join(ROOT_TAR);
         install(cache, &inputs, packages, &tar)?;
         check_installed(&tar, packages)
-    })?;
+    })
+}
+
+/// Reads what [`configured_root`] made.
+///
+/// # Errors
+/// A damaged cache entry.
+pub fn read_configured(output: &StageOutput) -> Result<Tree> {
     let mut tree = Tree::new();
-    read_tar(&mut tree, &output.open("root.tar")?, "configured packages")?;
+    read_tar(&mut tree, &output.open(ROOT_TAR)?, "configured packages")?;
     Ok(tree)
 }
 

@@ -13,6 +13,8 @@ mod listing;
 
 mod name;
 mod rules;
+mod sealed;
+pub mod store;
 
 mod walk;
 
@@ -23,6 +25,7 @@ pub use listing::{listing, parse_listing};
 pub use name::{InvalidName, Name, components};
 
 pub use rules::{exclude, set_permissions};
+pub use sealed::{CHUNK, ChunkDigest, Sealed, SealedReader, ZEROS, chunk_digest, is_zero};
 pub use walk::Entry;
 
 use std::collections::BTreeMap;

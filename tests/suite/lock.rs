@@ -13,7 +13,7 @@ use liveiso::plan::{Arch, Debian, RootMode};
 use liveiso::resolve::{
     FindError, FoundPackages, LockUse, NoPlan, Options, PackageRequest, Resolved, resolve_locked,
 };
-use liveiso::source::{Archive, SecurityPolicy, Wanted};
+use liveiso::source::{Archive, SecurityPolicy, UnreadArchive, Wanted};
 
 use crate::apt::{Published, real_cache_dir};
 
@@ -240,6 +240,23 @@ fn only_what_must_or_is_named_moves() {
     assert_eq!(profile.changes(LockUse::Follow), ["added delta 1:1-1", "changed gamma 1:1-1 -> 1:2-1"]);
     profile.write("\"delta\"");
     assert_eq!(profile.changes(LockUse::Follow), ["added delta 1:1-1", "removed gamma 1:1-1"]);
+}
+
+/// What an earlier answer for the same releases is worth depends on it.
+#[test]
+fn releases_change_exactly_when_the_archive_does() {
+    let published = Published::new(PUBLISH);
+    let cache = published.cache();
+    let releases = || {
+        let sources = published.sources();
+        let archive = UnreadArchive::open(&cache, Arch::I386, &sources, SecurityPolicy::Required).unwrap();
+        archive.release_digests().unwrap()
+    };
+    let before = releases();
+    assert_eq!(before.len(), 2);
+    assert_eq!(releases(), before);
+    published.change(UPDATES);
+    assert_ne!(releases(), before);
 }
 
 #[test]

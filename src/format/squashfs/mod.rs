@@ -6,6 +6,7 @@
 //! directory indexes and the export table; compressors gzip, xz, zstd and lz4.
 //! Left out: versions before 4.0, lzma and lzo.
 
+mod block;
 mod cache;
 mod check;
 mod compress;

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{TINY, digests, entries};
+use super::{Place, TINY, copy, digests, entries};
 use crate::support::{Ran, liveiso, ran};
 
 #[test]
@@ -40,6 +40,45 @@ fn files_below(dir: &Path) -> Vec<PathBuf> {
 
 fn failed(code: i32, stderr: &str) -> Ran {
     (Some(code), String::new(), stderr.to_string())
+}
+
+/// Damaged archives stay unnoticed where the block cache has all that is in them, and are noticed where not.
+#[test]
+fn a_changed_overlay_reads_the_packages_only_where_it_must() {
+    let build = |place: &Place| {
+        let changed = place.path().join("profile");
+        copy(&TINY.profile, &changed);
+        fs::write(changed.join("airootfs/changed"), "changed\n").unwrap();
+        let shipped = TINY.profile.to_str().unwrap();
+        let words = place.words().into_iter();
+        let words = words.map(|w| if w == shipped { changed.to_str().unwrap().to_string() } else { w });
+        let (code, _, stderr) = ran(liveiso(words).output().unwrap());
+        assert_eq!(code, Some(0), "{stderr}");
+        digests(&place.out())
+    };
+    let expected = build(&TINY.warm());
+    assert_ne!(expected, TINY.reference().artifacts);
+    for has_blocks in [true, false] {
+        let place = TINY.warm();
+        let cache = place.v1();
+        let mut archives: Vec<(u64, PathBuf)> = entries(&cache.join("stages/data-tar"))
+            .iter()
+            .map(|entry| entry.join("data.tar"))
+            .map(|path| (fs::metadata(&path).unwrap().len(), path))
+            .collect();
+        archives.sort();
+        for (length, path) in &archives {
+            fs::write(path, vec![0x55; *length as usize]).unwrap();
+        }
+        if !has_blocks {
+            fs::remove_dir_all(cache.join("blocks")).unwrap();
+        }
+        assert_eq!(build(&place), expected);
+        // The kernel's, of which the medium itself needs nothing.
+        let (_, largest) = archives.last().unwrap();
+        let is_damaged_still = fs::read(largest).unwrap().starts_with(&[0x55; 512]);
+        assert_eq!(is_damaged_still, has_blocks);
+    }
 }
 
 #[test]
