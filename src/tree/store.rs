@@ -1,7 +1,7 @@
 //! A tree as bytes, for the cache: everything but the content of its packages,
 //! which stays in their archives and is referred to by place and digest.
 //!
-//! postcard's encoding of [`Stored`]. The bytes are our own and verified by
+//! postcard's encoding of `Stored`. The bytes are our own and verified by
 //! whoever keeps them; nothing is promised for others.
 
 use std::collections::{BTreeMap, HashMap};
