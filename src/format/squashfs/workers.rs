@@ -17,7 +17,7 @@ use super::cache::{BlockCache, Key, Keys};
 use super::compress::{Codec, Settings};
 
 /// Raw bytes of the blocks under way may take this much, and their results as much again.
-const IN_FLIGHT: usize = 16 << 20;
+const IN_FLIGHT: usize = 8 << 20;
 
 /// A block to compress, then the block as it will be stored.
 #[derive(Default)]
