@@ -113,7 +113,6 @@ fn assert_unpacked_by_all(tree: &Tree, image: &Image, with_xattrs: bool, what: &
     }
 }
 
-/// 34 seconds alone on two cores, where the ISO is in the cache.
 #[test]
 #[ignore = "reads some 200 MB a dozen times; run it with `cargo test --release rescue_root -- --ignored`"]
 fn the_rescue_root_reaches_every_reader() {

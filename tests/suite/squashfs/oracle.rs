@@ -179,10 +179,13 @@ pub fn as_rdsquashfs(tree: &Tree) -> String {
         match &inode.kind {
             Kind::CharDevice(d) => write!(rest, " c {} {}", d.major, d.minor).unwrap(),
             Kind::BlockDevice(d) => write!(rest, " b {} {}", d.major, d.minor).unwrap(),
-            Kind::Symlink(target) => write!(rest, " {}", target.escape_ascii()).unwrap(),
             _ => {}
         }
         lines.extend(rest.as_bytes());
+        if let Kind::Symlink(target) = &inode.kind {
+            lines.push(b' ');
+            lines.extend(target);
+        }
         lines.push(b'\n');
     }
     lines.escape_ascii().to_string().replace("\\n", "\n")
