@@ -197,7 +197,7 @@ pub struct FilePermission {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct RootImage {
-    /// `gzip`, `xz`, `zstd`, `lz4`.
+    /// `gzip`, `xz`, `zstd`, `lz4`, `lzo`.
     pub compression: Compression,
     /// Compressor level; its meaning is the compressor's own.
     pub level: u32,
@@ -217,6 +217,8 @@ pub enum Compression {
     Zstd,
     /// LZ4 blocks.
     Lz4,
+    /// LZO1X blocks.
+    Lzo,
 }
 
 /// What goes into the initramfs.

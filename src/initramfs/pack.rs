@@ -39,7 +39,7 @@ pub fn pack(tree: &Tree, compression: Compression) -> Result<Packed> {
     let mut bytes = match compression {
         Compression::Zstd => zstd(&archive).context("compressing the initramfs with zstd")?,
         Compression::Xz => xz(&archive).context("compressing the initramfs with xz")?,
-        Compression::Gzip | Compression::Lz4 => {
+        Compression::Gzip | Compression::Lz4 | Compression::Lzo => {
             bail!("an initramfs is compressed with zstd or xz, not {compression:?}")
         }
     };

@@ -56,6 +56,7 @@ fn image(table: &RootTable, diagnostics: &mut Diagnostics) -> RootImage {
         ("xz", Compression::Xz),
         ("zstd", Compression::Zstd),
         ("lz4", Compression::Lz4),
+        ("lzo", Compression::Lzo),
     ];
     let chosen = match &table.compression {
         Some(written) => choose(written, "compression", &choices, diagnostics),

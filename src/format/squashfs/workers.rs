@@ -18,7 +18,7 @@ use super::cache::{BlockCache, Keys};
 use super::compress::{Codec, Settings};
 
 /// Raw bytes of the blocks under way may take this much, and their results as much again.
-const IN_FLIGHT: usize = 16 << 20;
+const IN_FLIGHT: usize = 8 << 20;
 
 struct Job {
     block: Block,
