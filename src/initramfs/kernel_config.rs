@@ -107,6 +107,7 @@ fn decompressor(initramfs: &Initramfs) -> (&'static str, &'static str) {
         Compression::Zstd => ("RD_ZSTD", "an initramfs compressed with zstd"),
         Compression::Gzip => ("RD_GZIP", "an initramfs compressed with gzip"),
         Compression::Lz4 => ("RD_LZ4", "an initramfs compressed with lz4"),
+        Compression::Lzo => ("RD_LZO", "an initramfs compressed with lzo"),
     }
 }
 
@@ -116,6 +117,7 @@ fn squashfs_option(compression: Compression) -> &'static str {
         Compression::Xz => "SQUASHFS_XZ",
         Compression::Zstd => "SQUASHFS_ZSTD",
         Compression::Lz4 => "SQUASHFS_LZ4",
+        Compression::Lzo => "SQUASHFS_LZO",
     }
 }
 
