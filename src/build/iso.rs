@@ -10,7 +10,7 @@ use crate::boot;
 use crate::cache::{Cache, StageOutput};
 use crate::format::{fat, iso9660};
 use crate::initramfs;
-use crate::plan::Plan;
+use crate::plan::{Layout, Plan};
 use crate::source;
 use crate::tree::{Content, Meta, Tree};
 
@@ -78,11 +78,14 @@ fn medium_tree(
     let origin = tree.add_origin("liveiso");
     let arch = plan.arch.debian_name();
     let top = &plan.install_dir;
-    let files = [
+    let mut files = vec![
         (format!("{top}/boot/{arch}/vmlinuz"), initramfs.open(initramfs_stage::KERNEL)?),
         (format!("{top}/boot/{arch}/initrd.img"), dir.join(INITRD)),
-        (format!("{top}/{arch}/airootfs.sfs"), root.open(root::IMAGE)?),
     ];
+    // A resident root is in the initramfs already.
+    if plan.initramfs.layout != Layout::Resident {
+        files.push((format!("{top}/{arch}/airootfs.sfs"), root.open(root::IMAGE)?));
+    }
     for (path, file) in files {
         let size = fs::metadata(&file).with_context(|| format!("reading {}", file.display()))?.len();
         tree.add_file(path.as_bytes(), Content::file(&file, size), Meta::mode(0o444), origin)?;

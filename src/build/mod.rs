@@ -22,9 +22,9 @@ use anyhow::{Context, Result, anyhow};
 use serde::Serialize;
 
 use crate::cache::{Cache, FileDigest, StageOutput, hex_sha256, retry_damaged};
-use crate::manifest::{Manifest, package_list};
+use crate::manifest::{InitramfsReport, Manifest, package_list};
 use crate::output::{Artifact, prepare, publish};
-use crate::plan::{Package, Plan};
+use crate::plan::{Layout, Package, Plan};
 use crate::source;
 
 /// Part of every stage key that our own code decides: another version of the program, another key.
@@ -56,6 +56,8 @@ pub struct Built {
     pub notes: Vec<String>,
     /// Sizes of what matters on small machines, by name, in bytes.
     pub sizes: BTreeMap<String, u64>,
+    /// What unpacking the initramfs takes.
+    pub initramfs: InitramfsReport,
 }
 
 /// Builds everything a plan asks for and publishes it under `options.out`.
@@ -71,15 +73,31 @@ pub fn build(plan: &Plan, cache: &Cache, options: &BuildOptions) -> Result<Built
 fn build_once(plan: &Plan, cache: &Cache, options: &BuildOptions) -> Result<Built> {
     let plan_identity = plan.identity();
     fetch_packages(plan, cache, options)?;
-    let (root, initramfs) = std::thread::scope(|scope| {
-        let initramfs = scope.spawn(|| initramfs::stage(plan, cache));
-        let root = root::stage(plan, &plan_identity, cache, options.jobs);
-        let initramfs = initramfs.join().unwrap_or_else(|_| Err(anyhow!("the initramfs stage panicked")));
-        Ok::<_, anyhow::Error>((root?, initramfs?))
-    })?;
+    let (root, initramfs) = images(plan, &plan_identity, cache, options.jobs)?;
+    initramfs::sizes(&initramfs)?.check(plan.arch, &plan.budget)?;
     let build_id = build_id(&plan_identity, &root, &initramfs)?;
     let iso = iso::stage(plan, cache, &build_id, &root, &initramfs)?;
     finish(plan, plan_identity, options, build_id, &root, &initramfs, &iso)
+}
+
+/// Root and initramfs side by side, or, where the initramfs is the root, one after the other.
+fn images(
+    plan: &Plan,
+    identity: &Plan,
+    cache: &Cache,
+    jobs: NonZeroUsize,
+) -> Result<(StageOutput, StageOutput)> {
+    if plan.initramfs.layout == Layout::Resident {
+        let root = root::stage(plan, identity, cache, jobs)?;
+        let initramfs = initramfs::stage(plan, identity, cache, Some(&root))?;
+        return Ok((root, initramfs));
+    }
+    std::thread::scope(|scope| {
+        let initramfs = scope.spawn(|| initramfs::stage(plan, identity, cache, None));
+        let root = root::stage(plan, identity, cache, jobs);
+        let initramfs = initramfs.join().unwrap_or_else(|_| Err(anyhow!("the initramfs stage panicked")));
+        Ok((root?, initramfs?))
+    })
 }
 
 fn fetch_packages(plan: &Plan, cache: &Cache, options: &BuildOptions) -> Result<()> {
@@ -114,11 +132,15 @@ fn finish(
     let iso_digest = iso.digest(iso::ISO).clone();
     let mut notes = plan.debian.left_out.clone();
     notes.extend(root::notes(root)?);
+    notes.extend(initramfs::notes(initramfs)?);
+    let initramfs_sizes = initramfs::sizes(initramfs)?;
     let mut images: BTreeMap<String, FileDigest> = BTreeMap::from([
-        ("airootfs.sfs".to_string(), root.digest(root::IMAGE).clone()),
         ("initrd.img".to_string(), iso.digest(iso::INITRD).clone()),
         ("vmlinuz".to_string(), initramfs.digest(initramfs::KERNEL).clone()),
     ]);
+    if plan.initramfs.layout != Layout::Resident {
+        images.insert("airootfs.sfs".to_string(), root.digest(root::IMAGE).clone());
+    }
     if let Some(esp) = iso.files.get(iso::ESP) {
         images.insert("efiboot.img".to_string(), esp.clone());
     }
@@ -128,7 +150,7 @@ fn finish(
         build_id: &build_id,
         artifacts: BTreeMap::from([(iso_name.clone(), iso_digest.clone())]),
         images: images.clone(),
-        initramfs: initramfs::sizes(initramfs)?,
+        initramfs: InitramfsReport::new(initramfs_sizes, plan.arch),
         notes: &notes,
         plan: plan_identity,
     };
@@ -147,5 +169,6 @@ fn finish(
     let paths = publish(&options.out, &artifacts, || iso.discard())?;
     let sizes = images.into_iter().map(|(name, digest)| (name, digest.size));
     let sizes = sizes.chain([("iso".to_string(), iso_digest.size)]).collect();
-    Ok(Built { artifacts: paths, build_id, notes, sizes })
+    let initramfs = InitramfsReport::new(initramfs_sizes, plan.arch);
+    Ok(Built { artifacts: paths, build_id, notes, sizes, initramfs })
 }

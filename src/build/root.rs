@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::SOURCE_DIGEST;
@@ -12,7 +12,7 @@ use crate::cache::{Cache, StageOutput};
 use crate::format::squashfs::{self, BlockCache};
 use crate::kmod;
 use crate::plan::{Overlay, OverlayEntry, Package, Plan, Root, RootMode};
-use crate::resolve;
+use crate::resolve::{self, Blame, Mistake, Mistakes};
 use crate::source;
 use crate::tree::{Content, Meta, Tree, display_path, exclude, set_permissions};
 
@@ -104,13 +104,16 @@ fn tree(plan: &Plan, cache: &Cache, notes: &mut Vec<String>) -> Result<Tree> {
     describe(&mut tree, plan)?;
     let missing = set_permissions(&mut tree, &plan.root.file_permissions);
     // A typing error here could leave a secret readable, so it is no mere note.
-    ensure!(
-        missing.is_empty(),
-        "file-permissions: not in the root: {}; correct the paths",
-        missing.join(", ")
-    );
+    if !missing.is_empty() {
+        return Err(Mistakes(missing.into_iter().map(no_such_path).collect()).into());
+    }
     tree.clamp_mtimes(plan.timestamp);
     Ok(tree)
+}
+
+fn no_such_path(path: String) -> Mistake {
+    let message = format!("the root has no `{path}`, so its owner and mode cannot be set");
+    Mistake { blame: Blame::FilePermission(path), message, help: "correct the path".to_string() }
 }
 
 /// The kernel is read from the medium by the loader, never from the root; and

@@ -18,6 +18,7 @@ mod timings;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::cache::Cache;
@@ -121,7 +122,9 @@ impl CacheDirArgs {
                 Failure::usage("neither HOME nor XDG_CACHE_HOME is set; give --cache-dir DIR".to_string())
             })?,
         };
-        Ok(Cache::open(&dir)?)
+        let advice =
+            || format!("{} cannot be the cache; name another directory with --cache-dir", dir.display());
+        Ok(Cache::open(&dir).with_context(advice)?)
     }
 }
 

@@ -5,20 +5,34 @@
 //!              id:   newc cpio, plain: /etc/liveiso/id and, last, /.complete
 //! ```
 //! The base depends on kernel, modules and /init alone and can be cached; the
-//! id is that of the finished build. Modules are chosen and their
+//! id is that of the finished build. Processor microcode goes in front, plain.
+//! The base is one of three layouts: [`base_tree`] as it is, [`squash`] of it,
+//! or [`make_resident`] of the root. Modules are chosen and their
 //! dependencies resolved here, at build time, into the files busybox's
 //! modprobe reads.
 
 mod base;
+mod description;
+mod kernel_config;
 mod kernel_format;
+mod microcode;
 mod modprobe;
 mod module_list;
 mod pack;
+mod resident;
+mod sizes;
+mod squashed;
 
 pub use base::base_tree;
+pub use description::add_description;
+pub use kernel_config::check_kernel;
 pub use kernel_format::{Part, PartFormat, unpack};
+pub use microcode::{Vendor, microcode_archive, microcode_vendor};
 pub use module_list::{ModuleList, default_modules};
-pub use pack::{Packed, Sizes, id_archive, pack};
+pub use pack::{Packed, id_archive, pack};
+pub use resident::make_resident;
+pub use sizes::Sizes;
+pub use squashed::squash;
 
 /// /init and its parts, by path in the archive.
 pub const INIT: &[(&str, &[u8])] = &[

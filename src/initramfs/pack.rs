@@ -3,9 +3,10 @@
 use anyhow::{Context, Result, bail, ensure};
 
 use super::kernel_format::{Part, PartFormat, unpack};
+use super::sizes::Sizes;
 use crate::format::cpio;
-use crate::plan::{Arch, Compression};
-use crate::tree::{Content, Kind, Meta, Tree};
+use crate::plan::Compression;
+use crate::tree::{Content, Meta, Tree};
 use liblzma::stream::{Check, Filters, LzmaOptions, Stream};
 
 /// Window of zstd and dictionary of xz: the kernel allocates it while the
@@ -15,8 +16,6 @@ const WINDOW_LOG: u32 = 20;
 const ALIGNMENT: usize = 512;
 /// `LZMA_PRESET_EXTREME`: search longer, same memory for the reader.
 const EXTREME: u32 = 1 << 31;
-/// The page size of x86.
-const PAGE: u64 = 4096;
 
 /// An initramfs archive as it goes onto the medium.
 #[derive(Clone, Debug)]
@@ -25,36 +24,6 @@ pub struct Packed {
     pub bytes: Vec<u8>,
     /// What it weighs.
     pub sizes: Sizes,
-}
-
-/// What an initramfs weighs, in bytes unless said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Sizes {
-    /// The cpio archive before compression.
-    pub archive: u64,
-    /// On the medium, padding included.
-    pub compressed: u64,
-    /// What the decompressor allocates for its window or dictionary.
-    pub window: u64,
-    /// The files in RAM, whole pages each.
-    pub unpacked: u64,
-    /// Number of kernel modules.
-    pub modules: u64,
-}
-
-impl Sizes {
-    /// RAM a machine must have for the kernel to reach /init and for /init to
-    /// work: what Debian's kernel keeps for itself, the packed and the unpacked
-    /// archive, the window, 12 MiB of room. Measured boots are within 4 MiB of it.
-    pub fn predicted_ram(&self, arch: Arch) -> u64 {
-        // 128 MiB less MemTotal, measured with Debian's 6.1 kernels.
-        let kernel = match arch {
-            Arch::I386 => 17_088 << 10,
-            Arch::Amd64 => 49_152 << 10,
-        };
-        kernel + self.compressed + self.unpacked + self.window + (12 << 20)
-    }
 }
 
 /// Writes a tree as a compressed archive the kernel unpacks, and reads it back
@@ -75,13 +44,8 @@ pub fn pack(tree: &Tree, compression: Compression) -> Result<Packed> {
     };
     bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
     let window = check(&bytes, &archive).context("reading the initramfs back")?;
-    let sizes = Sizes {
-        archive: archive.len() as u64,
-        compressed: bytes.len() as u64,
-        window,
-        unpacked: unpacked_size(tree),
-        modules: tree.walk().filter(|entry| entry.path.ends_with(b".ko")).count() as u64,
-    };
+    let sizes =
+        Sizes { archive: archive.len() as u64, compressed: bytes.len() as u64, window, ..Sizes::of(tree) };
     Ok(Packed { bytes, sizes })
 }
 
@@ -153,17 +117,6 @@ fn check(bytes: &[u8], archive: &[u8]) -> Result<u64> {
     Ok(format.window())
 }
 
-/// Bytes the files take in the kernel's page cache, hard links once.
-fn unpacked_size(tree: &Tree) -> u64 {
-    let mut seen = std::collections::BTreeSet::new();
-    let files = tree.walk().filter(|entry| seen.insert(entry.id));
-    let pages = files.map(|entry| match &entry.inode.kind {
-        Kind::File(content) => content.len().next_multiple_of(PAGE),
-        _ => 0,
-    });
-    pages.sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,6 +137,8 @@ mod tests {
                 compressed: bytes.len() as u64,
                 unpacked: 8 * 4096,
                 modules: 2,
+                microcode: 0,
+                squashed: 0,
                 ..sizes
             };
             assert_eq!(sizes, expected);

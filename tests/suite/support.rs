@@ -47,9 +47,15 @@ pub fn rescue() -> &'static Path {
 }
 
 fn image(name: &str) -> PathBuf {
-    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("images");
+    built(&profile(name), "images").0
+}
+
+/// The finished ISO of a profile in a directory of this name below the tests'
+/// own, and what the build said on standard error.
+pub fn built(profile: &Path, out: &str) -> (PathBuf, String) {
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(out);
     let mut command = liveiso(["build", "-o"]);
-    let (code, stdout, stderr) = ran(command.arg(&out).arg(profile(name)).output().unwrap());
-    assert_eq!(code, Some(0), "building {name}:\n{stderr}");
-    PathBuf::from(stdout.lines().next().unwrap())
+    let (code, stdout, stderr) = ran(command.arg(&out).arg(profile).output().unwrap());
+    assert_eq!(code, Some(0), "building {}:\n{stderr}", profile.display());
+    (PathBuf::from(stdout.lines().next().unwrap()), stderr)
 }

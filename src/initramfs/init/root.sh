@@ -117,6 +117,7 @@ hand_over() {
 	local dir
 	mkdir -p "$NEWROOT/proc" "$NEWROOT/sys" "$NEWROOT/dev" "$NEWROOT/run"
 	[ "$opt_debug" ] && { set +x; exec 2>/dev/console; }
+	[ -e /squash/loader.sh ] && release_squash # defined there
 	for dir in dev sys run proc; do
 		/bin/busybox mount -o move "/$dir" "$NEWROOT/$dir"
 	done
