@@ -82,7 +82,7 @@ fn the_default_modules_fit_the_amd64_kernel_too() {
 fn squashed_modules_unpack_in_less_ram() {
     let (kernel, _) = packages::kernel("i386", "686");
     let busybox = packages::busybox("i386");
-    for (more, most, least_saving) in [(None, 37, 5), (Some("drivers/net/ethernet/*/*"), 48, 20)] {
+    for (more, most, least_saving) in [(None, 37, 5), (Some("drivers/net/ethernet/*/*"), 40, 10)] {
         let mut plan = plan("i386");
         plan.initramfs.compression = Compression::Xz;
         plan.initramfs.modules.extend(more.map(str::to_string));
