@@ -173,6 +173,8 @@ mod tests {
         plain.add_file(b"bin/tool", text("tool"), Meta::mode(0o755), origin).unwrap();
         plain.add_hard_link(b"opt/tool", b"bin/tool", origin).unwrap();
         let (loader, size) = squash(&plan("i386", &[]), &plain).unwrap();
+        let again = squash(&plan("i386", &[]), &plain).unwrap().0;
+        assert_eq!(listing(&again).unwrap(), listing(&loader).unwrap());
         let expected = [
             "",
             "bin",
