@@ -34,7 +34,7 @@ use crate::plan::{Arch, Package};
 use crate::tree::{Tree, read_tar};
 
 /// Raised when the way of installing changes what comes out.
-const RECIPE: u32 = 2;
+const RECIPE: u32 = 1;
 const PURPOSE: &str = "installing packages with their maintainer scripts";
 
 /// Runs its arguments; on SIGTERM passes that to the whole process group (which
@@ -126,6 +126,9 @@ pub fn volatile_paths() -> &'static [&'static str] {
         "/etc/subgid-",
         "/var/cache/debconf/*-old",
         "/var/lib/dpkg/*-old",
+        // Whoever may, gives them to the host's user _apt; apt makes them where they are missing.
+        "/var/cache/apt/archives/partial",
+        "/var/lib/apt/lists/partial",
         // Locks and records of the installation.
         "/var/cache/apt/archives/lock",
         "/var/lib/apt/extended_states",
@@ -189,8 +192,6 @@ fn command(
     let sources = r#"echo "deb [trusted=yes] copy:$1/liveiso ./" > "$1/etc/apt/sources.list""#;
     // The last two come from the host.
     let clean = r#"rm -rf "$1/liveiso" "$1/etc/apt/sources.list" "$1/etc/apt/apt.conf.d/99mmdebstrap" "$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap" "$1/etc/resolv.conf" "$1/etc/hostname""#;
-    // apt gives them to the host's user _apt, or not, as it can; apt in the live system does it again.
-    let owner = r#"for d in var/cache/apt/archives/partial var/lib/apt/lists/partial; do if [ -d "$1/$d" ]; then chown 0:0 "$1/$d"; fi; done"#;
     let mut tool = Tool::new("setpriv", PURPOSE)?
         .env("SOURCE_DATE_EPOCH", inputs.timestamp.max(0).to_string())
         .env("TMPDIR", temporary)
@@ -215,7 +216,6 @@ fn command(
         .arg(format!("--setup-hook=sync-in {repository} /liveiso"))
         .arg(format!("--setup-hook={sources}"))
         .arg(format!("--customize-hook={clean}"))
-        .arg(format!("--customize-hook={owner}"))
         .arg(inputs.suite)
         .arg(tar)
         // Sources from standard input, which is empty: the hook above writes them.
