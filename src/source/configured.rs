@@ -150,6 +150,9 @@ pub fn volatile_paths() -> &'static [&'static str] {
         "/etc/subgid-",
         "/var/cache/debconf/*-old",
         "/var/lib/dpkg/*-old",
+        // Whoever may, gives them to the host's user _apt; apt makes them where they are missing.
+        "/var/cache/apt/archives/partial",
+        "/var/lib/apt/lists/partial",
         // Locks and records of the installation.
         "/var/cache/apt/archives/lock",
         "/var/lib/apt/extended_states",

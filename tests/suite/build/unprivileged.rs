@@ -207,7 +207,9 @@ fn a_configured_root_of_a_plain_user_is_that_of_root_also_after_kills() {
     assert_eq!(digests(&place.out()), expected);
     place.nothing_is_left();
     let stages = place.v1().join("stages");
-    for key in entries(&stages).iter().flat_map(|stage| entries(stage)) {
+    // The archive of the configured root also has what `volatile_paths` removes, apt's directories of host users.
+    let images = entries(&stages).into_iter().filter(|stage| !stage.ends_with("configured-root"));
+    for key in images.flat_map(|stage| entries(&stage)) {
         for path in entries(&key) {
             let by_root = shared_cache().join("stages").join(path.strip_prefix(&stages).unwrap());
             assert_eq!(sha256(&path), sha256(&by_root), "{}", path.display());
