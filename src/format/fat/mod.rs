@@ -18,8 +18,10 @@
 
 mod check;
 mod directory;
+mod read;
 mod verify;
 
+pub use read::{Volume, read};
 pub use verify::verify;
 
 use std::collections::HashMap;

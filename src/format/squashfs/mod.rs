@@ -6,6 +6,7 @@
 //! directory indexes and the export table; compressors gzip, xz, zstd and lz4.
 //! Left out: versions before 4.0, lzma and lzo.
 
+mod browse;
 mod cache;
 mod check;
 mod compress;
@@ -23,6 +24,7 @@ mod xattr;
 
 use std::num::NonZeroUsize;
 
+pub use browse::{Entry, EntryKind, Parameters, Reader, parameters};
 pub use cache::BlockCache;
 pub use compress::{default_level, levels};
 pub use read::read;
