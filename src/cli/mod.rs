@@ -8,6 +8,7 @@ mod cache;
 mod check;
 pub mod dev;
 mod exit;
+mod inspect;
 mod lock;
 mod plan;
 mod run;
@@ -48,6 +49,7 @@ signature, 5 verification mismatch, 6 refused for safety, 130 interrupted.";
 enum Command {
     Build(build::Args),
     Check(check::Args),
+    Inspect(inspect::Args),
     Lock(lock::Args),
     Plan(plan::Args),
     Run(run::Args),
@@ -71,6 +73,7 @@ impl Cli {
         let result = match self.command {
             Command::Build(args) => build::run(&args, color),
             Command::Check(args) => check::run(&args, color),
+            Command::Inspect(args) => inspect::run(&args),
             Command::Lock(args) => lock::run(&args, color),
             Command::Plan(args) => plan::run(&args, color),
             Command::Run(args) => run::run(&args),
