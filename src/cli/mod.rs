@@ -7,6 +7,7 @@ mod build;
 mod cache;
 mod check;
 pub mod dev;
+mod diff;
 mod exit;
 mod inspect;
 mod lock;
@@ -49,6 +50,7 @@ signature, 5 verification mismatch, 6 refused for safety, 130 interrupted.";
 enum Command {
     Build(build::Args),
     Check(check::Args),
+    Diff(diff::Args),
     Inspect(inspect::Args),
     Lock(lock::Args),
     Plan(plan::Args),
@@ -73,6 +75,7 @@ impl Cli {
         let result = match self.command {
             Command::Build(args) => build::run(&args, color),
             Command::Check(args) => check::run(&args, color),
+            Command::Diff(args) => diff::run(&args),
             Command::Inspect(args) => inspect::run(&args),
             Command::Lock(args) => lock::run(&args, color),
             Command::Plan(args) => plan::run(&args, color),

@@ -11,6 +11,7 @@
 //! as for a small one. What cannot be read is a line in [`Inspection::damage`],
 //! not the end: a broken ISO is what people inspect.
 
+pub mod diff;
 mod gpt;
 mod initramfs;
 mod kernel;

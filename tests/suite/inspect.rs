@@ -1,6 +1,7 @@
 //! `inspect`, `inspect --lint` and `diff` on good media, on media with one
 //! defect each, on other makers' layouts and on damaged bytes.
 
+mod diff;
 mod layouts;
 mod medium;
 mod secure_boot;
