@@ -174,3 +174,39 @@ fn names_are_those_xorriso_shows() {
         "{link:?}"
     );
 }
+
+/// ESPs of other makers: every width of FAT, long names, files in pieces.
+#[test]
+fn fat_volumes_of_mkfs_are_read() {
+    let long = "A long name, 50 letters and more, \u{e4}\u{f6}\u{fc}.config";
+    for (bits, mebibytes) in [("12", 2), ("16", 16), ("32", 64)] {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("x.img");
+        fs::File::create(&path).unwrap().set_len(mebibytes << 20).unwrap();
+        oracle("mkfs.fat", &["-F", bits, "-s", "1", "-n", "EFI", "-i", "0000002a", "x.img"], dir.path());
+        for (name, size) in [("first", 3_000), ("second", 5_000), ("third", 9_001), ("none", 0)] {
+            fs::write(dir.path().join(name), vec![name.as_bytes()[0]; size]).unwrap();
+        }
+        oracle("mmd", &["-i", "x.img", "::EFI", "::EFI/BOOT"], dir.path());
+        oracle("mcopy", &["-i", "x.img", "first", "second", "::"], dir.path());
+        oracle("mdel", &["-i", "x.img", "::first"], dir.path());
+        oracle("mcopy", &["-i", "x.img", "second", &format!("::EFI/BOOT/{long}")], dir.path());
+        oracle("mcopy", &["-i", "x.img", "third", "none", "::EFI/BOOT"], dir.path());
+        let (volume, tree) = liveiso::format::fat::read(&path, 0, mebibytes << 20).unwrap();
+        let shown = (volume.bits.to_string(), volume.label.as_str(), volume.serial, volume.cluster_size);
+        assert_eq!(shown, (bits.to_string(), "EFI", 0x2a, 512));
+        let read = |path: &str| match &tree.inode(tree.get(path.as_bytes()).unwrap()).kind {
+            liveiso::tree::Kind::File(content) => content.read_all().unwrap(),
+            other => panic!("{path} is {other:?}"),
+        };
+        let names: Vec<String> = tree.walk().map(|entry| String::from_utf8(entry.path).unwrap()).collect();
+        let below = |name: &str| format!("EFI/BOOT/{name}");
+        let expected = ["", "EFI", "EFI/BOOT", &below(long), &below("none"), &below("third"), "second"];
+        assert_eq!(names, expected, "FAT{bits}");
+        assert_eq!(read("second"), vec![b's'; 5_000]);
+        assert_eq!(read(&below(long)), vec![b's'; 5_000], "FAT{bits}: a file in the gap and behind it");
+        assert_eq!((read(&below("third")), read(&below("none"))), (vec![b't'; 9_001], Vec::new()));
+        let error = liveiso::format::fat::read(&path, 0, 1 << 20).unwrap_err().to_string();
+        assert!(error.ends_with("its place only 1048576"), "{error}");
+    }
+}
