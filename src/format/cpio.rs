@@ -16,7 +16,7 @@
 mod read;
 mod write;
 
-pub use read::{archive_length, read, read_into};
+pub use read::{RawMember, archive_length, members, read, read_into};
 pub use write::{write, write_aligned, write_by};
 
 /// Length of a member's header in bytes.

@@ -12,7 +12,7 @@
 mod apt;
 mod ar;
 mod configured;
-mod deb822;
+pub(crate) mod deb822;
 mod failure;
 mod fetch;
 mod host;

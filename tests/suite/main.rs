@@ -11,6 +11,7 @@ mod fat;
 mod hostile;
 mod init;
 mod initramfs;
+mod inspect;
 mod iso9660;
 pub mod kmod;
 mod layouts;

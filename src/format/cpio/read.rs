@@ -241,3 +241,37 @@ pub fn archive_length(bytes: &[u8]) -> Result<usize> {
     }
     bail!("cpio archive has no TRAILER!!!: it is cut short")
 }
+
+/// One member as it stands.
+#[derive(Clone, Copy, Debug)]
+pub struct RawMember<'a> {
+    /// Its name, as written.
+    pub name: &'a [u8],
+    /// `st_mode`, file type included.
+    pub mode: u32,
+    /// Numeric owner and group.
+    pub owner: (u32, u32),
+    /// Its content, or the target of a link.
+    pub data: &'a [u8],
+}
+
+/// The members of the first archive, without judging their names or order as
+/// [`read_into`] does: for looking at what other makers wrote. Returns the bytes
+/// up to the end of the trailer too.
+///
+/// # Errors
+/// Damaged members, and an archive without trailer.
+pub fn members(bytes: &[u8]) -> Result<(Vec<RawMember<'_>>, usize)> {
+    let (mut found, mut at) = (Vec::new(), 0);
+    while at < bytes.len() {
+        let member = Member::parse(bytes, at).with_context(|| format!("cpio member at byte {at}"));
+        let member = member.map_err(one_line)?;
+        at = member.end.min(bytes.len());
+        if member.name == TRAILER {
+            return Ok((found, at));
+        }
+        let [_, mode, uid, gid, ..] = member.fields;
+        found.push(RawMember { name: member.name, mode, owner: (uid, gid), data: member.data });
+    }
+    bail!("cpio archive has no TRAILER!!!: it is cut short")
+}

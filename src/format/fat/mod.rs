@@ -19,8 +19,10 @@
 mod chains;
 mod check;
 mod directory;
+mod read;
 mod verify;
 
+pub use read::{Volume, read};
 pub use verify::verify;
 
 use std::collections::HashMap;

@@ -17,9 +17,11 @@
 mod check;
 mod read;
 mod stage;
+mod tree;
 
 pub use check::verify;
-pub use read::{BootMedium, CatalogEntry, MbrEntry, Volume, read};
+pub use read::{BootMedium, CatalogEntry, MbrEntry, SECTOR, Volume, read};
+pub use tree::read_tree;
 
 use std::ffi::OsString;
 use std::fs;

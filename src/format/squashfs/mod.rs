@@ -10,6 +10,7 @@
 //! mksquashfs leaves `system.posix_acl_*` out with a warning.
 
 mod block;
+mod browse;
 mod cache;
 mod check;
 mod compress;
@@ -28,6 +29,7 @@ mod xattr;
 
 use std::num::NonZeroUsize;
 
+pub use browse::{Entry, EntryKind, Parameters, Reader, parameters};
 pub use cache::BlockCache;
 pub use compress::{default_level, levels};
 pub use locate::{Located, locate};
