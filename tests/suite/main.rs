@@ -13,6 +13,7 @@ mod init;
 mod initramfs;
 mod iso9660;
 pub mod kmod;
+mod live;
 mod lock;
 mod menus;
 mod profiles;
