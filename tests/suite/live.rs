@@ -3,6 +3,43 @@
 //! line; the media are made here, by other people's tools.
 //!
 //! Needs qemu-system-x86, xorriso, mtools, dosfstools, exfatprogs, e2fsprogs and fdisk.
+//!
+//! The 31 ways live systems fail in the field, and what keeps this one from each
+//! (tests of this file unless a module is named; init:: runs /init's functions on the host):
+//!
+//! | # | failure | test, or why there is none |
+//! |---|---|---|
+//! | 1 | label cut or changed | a_flipped_byte… (FAT label `MY STICK`), init::the_marker_decides |
+//! | 2 | link races of by-label, whole disk taken | changes_persist… (partition 1 before the disk, partition 3 mountable); there are no links |
+//! | 3 | same path on two disks | a_flipped_byte… (another build on a disk tried before ours) |
+//! | 4 | loop device races with udev | after_toram…, an_iso_file_on_exfat…: no udev, /init attaches it |
+//! | 5 | Ventoy cannot patch | init::init_has_the_line_ventoy_looks_for; Ventoy's own blobs cannot be had here |
+//! | 6 | no driver for the ISO's disk | an_iso_file_on_exfat…; ntfs3 is not in this kernel, the report says so |
+//! | 7 | FUSE daemon killed at shutdown | none: no FUSE is ever used by /init |
+//! | 8 | copying to RAM without a check | an_iso_file_on_exfat… (refused), init::copying_to_ram_is_decided_from_figures |
+//! | 9 | /run capped below the image | after_toram…: a tmpfs of its own |
+//! | 10 | time-out taken for a delay | a_search_without_a_medium…; init::options_and_their_other_spellings |
+//! | 11 | fixed 256M for changes | init::options…: from RAM; rwsize= sets it |
+//! | 12 | uncapped changes | the same: always a size |
+//! | 13 | initramfs not unpacked whole | initramfs::: the sentinel is last; /init's words are not booted: needs a machine size found by search |
+//! | 14 | 64 MiB dictionary | initramfs::the_default_initramfs… (window 1 MiB) |
+//! | 15 | large squashfs blocks | boot::tiny_boots_in_40_mib |
+//! | 16 | failed unmounting at shutdown | halting_releases…, changes_persist… (e2fsck finds nothing) |
+//! | 17 | medium pulled, machine wedged | after_toram… (disk unplugged); without toram not prevented: the root is on it |
+//! | 18 | badly written stick | a_flipped_byte… |
+//! | 19 | driver class missing | initramfs:: (module list); driverless controllers are in the report |
+//! | 20 | no keyboard in the shell | initramfs:: (HID group in the list); needs eyes and hands |
+//! | 21 | compressed modules | kmod::, initramfs:: (stored plain) |
+//! | 22 | kernel's xz refuses | initramfs:: (read back: check type, dictionary, alignment) |
+//! | 23 | losetup of busybox | every test here: no --show, loop loaded first |
+//! | 24 | exit from the shell is a panic | a_flipped_byte… (a shell below the menu; PID 1 only waits) |
+//! | 25 | journals replayed | a_flipped_byte…, after_toram…, init::mount_options_forbid_every_replay |
+//! | 26 | upper layer on FAT | changes_persist…: only ext file systems; the file on FAT is one |
+//! | 27 | rootfs.img in squashfs | none: the squashfs is the root |
+//! | 28 | dd-written hybrid seen only as a whole disk | a_flipped_byte… (whole disk without partitions) |
+//! | 29 | slow drive, no medium at first | none: QEMU's drive is ready at once; empty drives are asked again on every round |
+//! | 30 | 4096-byte sectors | none yet: /init goes through a loop device; boot once before release |
+//! | 31 | busybox's gaps | init::shellcheck…, and every boot here runs on busybox-static alone |
 
 mod machine;
 mod media;
