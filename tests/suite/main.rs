@@ -15,6 +15,7 @@ mod inspect;
 mod iso9660;
 pub mod kmod;
 mod layouts;
+mod live;
 mod lock;
 mod menus;
 mod profiles;

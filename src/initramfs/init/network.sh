@@ -34,13 +34,14 @@ fetch_image() {
 	image=$file
 }
 
-# File $2 from URL $1, with a line every 10 MiB of the $3 kB.
+# File $2 from URL $1, with a line every 10 MiB of the $3 kB. busybox's wget has no
+# time-out: half a minute without a byte ends it.
 download() {
-	local loader rest copied=0 shown=0
+	local loader rest copied=0 shown=0 before=0 still=0
 	rest=${1#tftp://}
 	case $1 in
-	http://*) wget -q -T 20 -O "$2" "$1" 2>"$LIVE/loader" & ;;
-	tftp://*) tftp -g -b 1400 -l "$2" -r "${rest#*/}" "${rest%%/*}" 2>"$LIVE/loader" & ;;
+	http://*) wget -q -O "$2" "$1" 2>"$LIVE/loader" & ;;
+	tftp://*) tftp -g -l "$2" -r "${rest#*/}" "${rest%%/*}" 2>"$LIVE/loader" & ;;
 	*)
 		verdict="$1: only http:// and tftp:// can be fetched"
 		return 1
@@ -51,9 +52,13 @@ download() {
 		sleep 1
 		copied=$(du -k "$2" 2>/dev/null | cut -f1)
 		[ "${copied:-0}" -ge $((shown + 10240)) ] && shown=$copied && say "$(mib "$copied") of $(mib "$3") MiB"
-	done
+		still=$((still + 1))
+		[ "$copied" = "$before" ] || still=0 before=$copied
+		[ "$still" -lt 30 ] || kill "$loader"
+	done 2>/dev/null
 	wait "$loader" && return 0
 	verdict="$1: $(tail -n 1 "$LIVE/loader")"
+	[ "$still" -lt 30 ] || verdict="$1: no byte came in 30 s"
 	return 1
 }
 

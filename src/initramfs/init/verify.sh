@@ -30,7 +30,7 @@ verify_file() {
 	while kill -0 "$pid" 2>/dev/null; do
 		if [ $((position % 8)) = 0 ] && [ "$total" -gt 8192 ]; then
 			rest=$(sed -n 's/^pos:[^0-9]*//p' "/proc/$pid/fdinfo/3" 2>/dev/null)
-			say "verify: /${2#"$MEDIUM"/}: $(mib $((${rest:-0} / 1024))) of $(mib "$total") MiB"
+			say "verify: ${2##*/}: $(mib $((${rest:-0} / 1024))) of $(mib "$total") MiB"
 		fi
 		position=$((position + 1))
 		usleep 500000
