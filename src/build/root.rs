@@ -1,20 +1,20 @@
-//! The live root: packages, kernel modules, overlays and rules, as a squashfs image.
+//! The live root: the base, overlays and rules, as a squashfs image.
 
 use std::fs::{self, File};
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::SOURCE_DIGEST;
+use super::{SOURCE_DIGEST, base};
 use crate::cache::{Cache, StageOutput};
 use crate::format::squashfs::{self, BlockCache};
 use crate::kmod;
 use crate::plan::{Overlay, OverlayEntry, Package, Plan, Root, RootMode};
-use crate::resolve;
+use crate::resolve::{self, Blame, Mistake, Mistakes};
 use crate::source;
-use crate::tree::{Content, Meta, Tree, display_path, exclude, set_permissions};
+use crate::tree::{Content, InodeId, Meta, Tree, display_path, set_permissions};
 
 /// The squashfs image in the stage's output.
 pub const IMAGE: &str = "airootfs.sfs";
@@ -22,6 +22,9 @@ pub const IMAGE: &str = "airootfs.sfs";
 pub const FILES: &str = "files.txt";
 /// What a user should know about the root, one a line.
 const NOTES: &str = "notes.txt";
+
+/// Where kernels have their modules, a directory a version.
+const MODULES: &str = "usr/lib/modules/";
 
 /// Compressed blocks of earlier images are kept up to this many bytes.
 const BLOCK_CACHE_SIZE: u64 = 2 << 30;
@@ -33,6 +36,7 @@ struct Inputs<'p> {
     timestamp: i64,
     names: [&'p str; 2],
     root: &'p Root,
+    installer: Option<String>,
     packages: [Vec<&'p str>; 2],
     overlays: &'p [Overlay],
 }
@@ -48,15 +52,19 @@ pub fn stage(plan: &Plan, identity: &Plan, cache: &Cache, jobs: NonZeroUsize) ->
         timestamp: plan.timestamp,
         names: [&plan.iso_name, &plan.iso_version],
         root: &plan.root,
+        installer: match plan.root.mode {
+            RootMode::Configured => Some(source::installer()?),
+            RootMode::Unpacked => None,
+        },
         packages: [digests(&plan.packages.root), digests(&plan.packages.kernel)],
         overlays: &identity.overlays,
     };
     cache.stage("root", &inputs, |dir| {
-        let mut notes = Vec::new();
-        let tree = tree(plan, cache, &mut notes).context("making the root tree")?;
-        write(&tree, plan, cache, jobs, dir).context("writing airootfs.sfs")?;
+        let (tree, mut notes) = tree(plan, cache).context("making the root tree")?;
+        let first = boot_files(&tree, &plan.root.boot_order, &mut notes);
+        write(&tree, &first, plan, cache, jobs, dir).context("writing airootfs.sfs")?;
         fs::write(dir.join(FILES), origins(&tree)).context("writing the list of files")?;
-        fs::write(dir.join(NOTES), notes.concat()).context("writing the notes")
+        fs::write(dir.join(NOTES), notes).context("writing the notes")
     })
 }
 
@@ -73,53 +81,25 @@ pub fn notes(output: &StageOutput) -> Result<Vec<String>> {
     Ok(text.lines().map(str::to_string).collect())
 }
 
-fn tree(plan: &Plan, cache: &Cache, notes: &mut Vec<String>) -> Result<Tree> {
-    let packages = &plan.packages;
-    let mut tree = match plan.root.mode {
-        RootMode::Configured => {
-            // No dpkg excludes: the tree is filtered below, where a change costs no new installation.
-            source::configured_tree(
-                cache,
-                plan.arch,
-                &plan.debian.suite,
-                &packages.root,
-                plan.timestamp,
-                &[],
-            )?
-        }
-        RootMode::Unpacked => source::unpacked_tree(cache, plan.arch, &packages.root)?,
-    };
-    source::unpack_into(&mut tree, cache, &packages.kernel)?;
-    remove_build_traces(&mut tree)?;
-    for unused in exclude(&mut tree, &plan.root.exclude)? {
-        notes.push(format!("exclude pattern `{unused}` matches nothing\n"));
-    }
-    for version in kmod::kernel_versions(&tree) {
-        kmod::depmod(&mut tree, &version, plan.timestamp)
-            .with_context(|| format!("indexing the modules of kernel {version}"))?;
-    }
+/// The tree and what a user should know about it, one a line.
+fn tree(plan: &Plan, cache: &Cache) -> Result<(Tree, String)> {
+    let (mut tree, notes) = base::tree(plan, cache)?;
     for overlay in &plan.overlays {
         lay_over(&mut tree, overlay).with_context(|| format!("laying {} over the root", overlay.origin))?;
     }
     describe(&mut tree, plan)?;
     let missing = set_permissions(&mut tree, &plan.root.file_permissions);
     // A typing error here could leave a secret readable, so it is no mere note.
-    ensure!(
-        missing.is_empty(),
-        "file-permissions: not in the root: {}; correct the paths",
-        missing.join(", ")
-    );
+    if !missing.is_empty() {
+        return Err(Mistakes(missing.into_iter().map(no_such_path).collect()).into());
+    }
     tree.clamp_mtimes(plan.timestamp);
-    Ok(tree)
+    Ok((tree, notes))
 }
 
-/// The kernel is read from the medium by the loader, never from the root; and
-/// what maintainer scripts leave differently each time would change the image.
-fn remove_build_traces(tree: &mut Tree) -> Result<()> {
-    let mut patterns = vec!["/boot/*".to_string()];
-    patterns.extend(source::volatile_paths().iter().map(|p| p.to_string()));
-    exclude(tree, &patterns)?;
-    Ok(())
+fn no_such_path(path: String) -> Mistake {
+    let message = format!("the root has no `{path}`, so its owner and mode cannot be set");
+    Mistake { blame: Blame::FilePermission(path), message, help: "correct the path".to_string() }
 }
 
 /// Adds an overlay to a tree, over what is there already.
@@ -166,9 +146,39 @@ fn describe(tree: &mut Tree, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-fn write(tree: &Tree, plan: &Plan, cache: &Cache, jobs: NonZeroUsize, dir: &Path) -> Result<()> {
+/// The files a boot reads, in that order. Module directories are named for the
+/// kernel's version, so an order recorded with another kernel is read for this one.
+fn boot_files(tree: &Tree, order: &[String], notes: &mut String) -> Vec<InodeId> {
+    let versions = kmod::kernel_versions(tree);
+    let find = |path: &String| {
+        let path = path.strip_prefix('/').unwrap_or(path);
+        tree.get(path.as_bytes()).or_else(|| {
+            let (_, module) = path.strip_prefix(MODULES)?.split_once('/')?;
+            versions.iter().find_map(|v| tree.get(format!("{MODULES}{v}/{module}").as_bytes()))
+        })
+    };
+    let found: Vec<InodeId> = order.iter().filter_map(find).collect();
+    let lost = order.len() - found.len();
+    if lost > 0 {
+        notes.push_str(&format!(
+            "{lost} of the {} files in boot-order do not exist; \
+             record it again with `liveiso test PROFILE --record-boot-order`\n",
+            order.len()
+        ));
+    }
+    found
+}
+
+fn write(
+    tree: &Tree,
+    first: &[InodeId],
+    plan: &Plan,
+    cache: &Cache,
+    jobs: NonZeroUsize,
+    dir: &Path,
+) -> Result<()> {
     let image = &plan.root.image;
-    let blocks = BlockCache::open(&cache.subdir("blocks"), BLOCK_CACHE_SIZE)?;
+    let blocks = BlockCache::open(&cache.subdir("blocks"), BLOCK_CACHE_SIZE)?.with_scratch(dir);
     let options = squashfs::Options {
         compression: image.compression,
         level: image.level,
@@ -176,6 +186,7 @@ fn write(tree: &Tree, plan: &Plan, cache: &Cache, jobs: NonZeroUsize, dir: &Path
         jobs,
         timestamp: plan.timestamp,
         block_cache: Some(&blocks),
+        first,
     };
     let path = dir.join(IMAGE);
     let mut out = File::create_new(&path).with_context(|| format!("creating {}", path.display()))?;
@@ -188,4 +199,29 @@ fn origins(tree: &Tree) -> String {
         .filter(|entry| !entry.path.is_empty())
         .map(|entry| format!("/{} [{}]\n", display_path(&entry.path), tree.origin(entry.inode.origin)))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::parse_listing;
+
+    #[test]
+    fn boot_files_survive_another_kernel() {
+        let tree = parse_listing(
+            "file /usr/bin/b 0755 0 0\nfile /usr/bin/a 0755 0 0\ndir /usr/lib/modules/6.1.0-51 0755 0 0\n\
+             file /usr/lib/modules/6.1.0-51/kernel/x.ko 0644 0 0",
+        )
+        .unwrap();
+        let order = ["/usr/lib/modules/6.1.0-50/kernel/x.ko", "/usr/bin/b", "/gone", "/usr/bin/a"];
+        let mut notes = String::new();
+        let found = boot_files(&tree, &order.map(String::from), &mut notes);
+        let expected = ["usr/lib/modules/6.1.0-51/kernel/x.ko", "usr/bin/b", "usr/bin/a"];
+        assert_eq!(found, expected.map(|path| tree.get(path.as_bytes()).unwrap()));
+        assert_eq!(
+            notes,
+            "1 of the 4 files in boot-order do not exist; \
+             record it again with `liveiso test PROFILE --record-boot-order`\n"
+        );
+    }
 }

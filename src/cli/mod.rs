@@ -20,6 +20,7 @@ mod timings;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::cache::Cache;
@@ -80,7 +81,7 @@ impl Cli {
             Command::Lock(args) => lock::run(&args, color),
             Command::Plan(args) => plan::run(&args, color),
             Command::Run(args) => run::run(&args),
-            Command::Test(args) => test::run(&args),
+            Command::Test(args) => test::run(&args, color),
             Command::Cache(command) => cache::run(&command),
             Command::Dev(Dev::Squashfs(args)) => dev::squashfs(&args).map_err(Failure::from),
         };
@@ -127,7 +128,9 @@ impl CacheDirArgs {
                 Failure::usage("neither HOME nor XDG_CACHE_HOME is set; give --cache-dir DIR".to_string())
             })?,
         };
-        Ok(Cache::open(&dir)?)
+        let advice =
+            || format!("{} cannot be the cache; name another directory with --cache-dir", dir.display());
+        Ok(Cache::open(&dir).with_context(advice)?)
     }
 }
 

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
-use super::Text;
+use super::{SwitchOrFiles, Text};
 use crate::diagnostic::{Diagnostics, Place, Spanned, alternatives, closest};
 
 /// Every key a profile may have, by table; the empty name is the top.
@@ -32,13 +32,26 @@ const KEYS: &[(&str, &[&str])] = &[
             "kernel",
             "initramfs",
             "boot",
+            "budget",
         ],
     ),
     ("debian", &["suite", "mirror", "security-mirror", "components", "security", "updates"]),
     ("root", &["mode", "exclude", "compression", "level", "block-size"]),
     ("kernel", &["package"]),
-    ("initramfs", &["compression", "default-modules", "modules", "optional-modules"]),
+    (
+        "initramfs",
+        &[
+            "layout",
+            "compression",
+            "default-modules",
+            "modules",
+            "optional-modules",
+            "description",
+            "microcode",
+        ],
+    ),
     ("boot", &["title", "timeout", "kernel-parameters", "serial"]),
+    ("budget", &["initramfs", "memory"]),
 ];
 
 /// A table and where its mistakes go.
@@ -97,6 +110,26 @@ impl<'i, 'd> Table<'i, 'd> {
             strings.extend(self.as_string(&format!("every element of `{key}`"), item.into_inner(), span));
         }
         Some(Spanned { value: strings, place: Place::new(self.file, entry.span) })
+    }
+
+    /// Takes out a truth value or an array of strings.
+    pub(super) fn switch_or_files(&mut self, key: &str) -> Option<Spanned<SwitchOrFiles>> {
+        match self.entries.get(key)?.value {
+            DeValue::Array(_) => {
+                let Spanned { value, place } = self.strings(key)?;
+                Some(Spanned { value: SwitchOrFiles::Files(value), place })
+            }
+            DeValue::Boolean(_) => {
+                let Spanned { value, place } = self.boolean(key)?;
+                Some(Spanned { value: SwitchOrFiles::Switch(value), place })
+            }
+            _ => {
+                let entry = self.entries.remove(key)?;
+                let wanted = "true, false or an array of file names";
+                self.wrong_type(&format!("`{key}`"), wanted, &entry.value, entry.span);
+                None
+            }
+        }
     }
 
     /// Takes out an integer.

@@ -16,10 +16,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::Serialize;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::failure::{BootFailure, Ending, FailureKind, is_hopeless};
-use super::machine::{Arguments, Machine};
+use super::machine::{Arguments, MEDIUM_NODE, Machine};
 use super::qmp::Qmp;
 use super::report::{Report, Shell};
 use super::serial::{Serial, Stopped};
@@ -263,6 +265,31 @@ impl Listener {
     }
 }
 
+/// What a machine has read from its medium since it was switched on, firmware and loader included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct MediumReads {
+    /// Bytes.
+    pub bytes: u64,
+    /// Read requests to the drive.
+    pub requests: u64,
+}
+
+impl MediumReads {
+    fn ask(qmp: &mut Qmp) -> Result<MediumReads> {
+        MediumReads::parse(&qmp.execute("query-blockstats", serde_json::json!({}))?)
+    }
+
+    /// Reads QEMU's answer to `query-blockstats`.
+    fn parse(answer: &Value) -> Result<MediumReads> {
+        let drives = answer.as_array().context("QEMU lists no drives")?;
+        let medium = drives.iter().find(|drive| drive["node-name"] == MEDIUM_NODE);
+        let stats = &medium.context("the machine has no medium")?["stats"];
+        let figure = |key: &str| stats[key].as_u64().with_context(|| format!("QEMU counts no {key}"));
+        Ok(MediumReads { bytes: figure("rd_bytes")?, requests: figure("rd_operations")? })
+    }
+}
+
 /// What became of one boot.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Boot {
@@ -272,6 +299,8 @@ pub struct Boot {
     pub failure: Option<BootFailure>,
     /// Wall-clock seconds from power-on to the root shell.
     pub login_seconds: Option<f64>,
+    /// What was read from the medium up to then.
+    pub medium_reads: Option<MediumReads>,
 }
 
 /// Boots `image`, logs in on the serial console, asks for a [`Report`], compares it
@@ -292,7 +321,7 @@ pub fn boot_and_report(
     let started = Instant::now();
     let deadline = started + limit;
     let mut guest = Guest::start(machine, Some(image), log_dir, deadline)?;
-    let mut boot = Boot { report: None, failure: None, login_seconds: None };
+    let mut boot = Boot { report: None, failure: None, login_seconds: None, medium_reads: None };
     boot.failure = converse(&mut guest, machine, expected_id, started, limit, &mut boot)?;
     if let (Some(_), Some(dir)) = (&boot.failure, log_dir) {
         let picture = std::path::absolute(dir.join(SCREENSHOT)).context("finding the current directory")?;
@@ -315,6 +344,7 @@ fn converse(
         Err(stopped) => stopped,
         Ok(mut shell) => {
             boot.login_seconds = Some(started.elapsed().as_secs_f64());
+            boot.medium_reads = Some(MediumReads::ask(&mut guest.qmp)?);
             let answer = shell.report(deadline);
             let report = match answer {
                 Ok(report) => boot.report.insert(report),
@@ -351,4 +381,25 @@ fn converse(
 
 fn failure(guest: &Guest, kind: FailureKind, detail: String) -> BootFailure {
     BootFailure::new(kind, Ending::Seen, detail, guest.serial.text())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_medium_is_found_among_the_drives() {
+        let drive = |node: &str, bytes: u64| {
+            json!({"device": "", "node-name": node,
+                   "stats": {"rd_bytes": bytes, "rd_operations": 7, "wr_bytes": 1}})
+        };
+        let read = |answer: Value| MediumReads::parse(&answer).map_err(|e| e.to_string());
+        let reads = MediumReads { bytes: 4096, requests: 7 };
+        assert_eq!(read(json!([drive("vars", 1), drive("medium", 4096)])), Ok(reads));
+        assert_eq!(read(json!([drive("vars", 1)])), Err("the machine has no medium".to_string()));
+        let bare = json!([{"node-name": "medium", "stats": {"rd_bytes": 1}}]);
+        assert_eq!(read(bare), Err("QEMU counts no rd_operations".to_string()));
+        assert_eq!(read(json!({})), Err("QEMU lists no drives".to_string()));
+    }
 }

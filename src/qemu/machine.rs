@@ -83,6 +83,9 @@ struct Flash {
     package: &'static str,
 }
 
+/// QEMU's name of the medium's block node.
+pub(super) const MEDIUM_NODE: &str = "medium";
+
 /// Where Debian's ovmf packages keep their images.
 const OVMF_DIR: &str = "/usr/share/OVMF";
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::accelerator::Accelerator;
 use super::failure::BootFailure;
-use super::guest::boot_and_report;
+use super::guest::{MediumReads, boot_and_report};
 use super::machine::{Firmware, Machine, Medium, UsbController};
 use super::report::Report;
 use crate::host::Tool;
@@ -106,6 +106,8 @@ pub struct Cell {
     pub over_budget: Vec<String>,
     /// Wall-clock seconds to the root shell.
     pub login_seconds: Option<f64>,
+    /// What was read from the medium up to the root shell.
+    pub medium_reads: Option<MediumReads>,
     /// Wall-clock seconds of the whole boot.
     pub seconds: f64,
 }
@@ -176,6 +178,7 @@ fn boot_cell(image: &Path, id: &str, machine: &Machine, options: &TestOptions) -
         failure: boot.failure,
         over_budget,
         login_seconds: boot.login_seconds,
+        medium_reads: boot.medium_reads,
         seconds: started.elapsed().as_secs_f64(),
     })
 }
@@ -198,12 +201,7 @@ pub fn build_id(image: &Path, install_dir: &str) -> Result<String> {
     if !image.is_file() {
         bail!("{} is not a file; give the .iso to boot", image.display());
     }
-    // `stdio:` keeps xorriso from taking the path for a drive.
-    let mut device = std::ffi::OsString::from("stdio:");
-    device.push(std::path::absolute(image).context("finding the current directory")?);
-    let listing = Tool::new("xorriso", "reading the image's marker file")?
-        .args(["-no_rc", "-report_about", "FAILURE", "-indev"])
-        .arg(device)
+    let listing = xorriso(image, "reading the image's marker file")?
         .args(["-find", &format!("/{install_dir}"), "-maxdepth", "1", "-type", "f", "-name", "*.id", "--"])
         .output()
         .with_context(|| format!("looking for the marker file of {}", image.display()))?;
@@ -216,6 +214,15 @@ pub fn build_id(image: &Path, install_dir: &str) -> Result<String> {
     }
 }
 
+/// xorriso with this image loaded.
+pub(super) fn xorriso(image: &Path, purpose: &str) -> Result<Tool> {
+    // `stdio:` keeps xorriso from taking the path for a drive.
+    let mut device = std::ffi::OsString::from("stdio:");
+    device.push(std::path::absolute(image).context("finding the current directory")?);
+    let tool = Tool::new("xorriso", purpose)?.args(["-no_rc", "-report_about", "FAILURE"]);
+    Ok(tool.args(["-osirrox", "on", "-indev"]).arg(device))
+}
+
 /// The id in a line of xorriso's list, `'/liveiso/0123.id'`.
 fn marker_name<'a>(line: &'a str, install_dir: &str) -> Option<&'a str> {
     let path = line.trim().strip_prefix('\'')?.strip_suffix('\'')?;
@@ -225,8 +232,20 @@ fn marker_name<'a>(line: &'a str, install_dir: &str) -> Option<&'a str> {
 /// The cells as a table for people.
 pub fn table(cells: &[Cell]) -> String {
     let mut rows = vec![
-        ["machine", "MiB", "result", "login s", "MemAvailable", "MemFree", "Shmem", "modules", ""]
-            .map(String::from),
+        [
+            "machine",
+            "MiB",
+            "result",
+            "login s",
+            "read kB",
+            "requests",
+            "MemAvailable",
+            "MemFree",
+            "Shmem",
+            "modules",
+            "",
+        ]
+        .map(String::from),
     ];
     rows.extend(cells.iter().map(row));
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
@@ -236,7 +255,7 @@ pub fn table(cells: &[Cell]) -> String {
         let cells: Vec<String> = std::iter::zip(row, &widths)
             .enumerate()
             .map(|(column, (cell, width))| match column {
-                0 | 2 | 8 => format!("{cell:<width$}"),
+                0 | 2 | 10 => format!("{cell:<width$}"),
                 _ => format!("{cell:>width$}"),
             })
             .collect();
@@ -246,16 +265,21 @@ pub fn table(cells: &[Cell]) -> String {
     text
 }
 
-fn row(cell: &Cell) -> [String; 9] {
+fn row(cell: &Cell) -> [String; 11] {
     let figure = |value: fn(&Report) -> u64| match &cell.report {
         Some(report) => value(report).to_string(),
         None => "-".to_string(),
+    };
+    let reads = |value: fn(&MediumReads) -> u64| {
+        cell.medium_reads.as_ref().map_or("-".to_string(), |reads| value(reads).to_string())
     };
     [
         cell.name.clone(),
         cell.memory_mib.to_string(),
         if cell.passed { "passed" } else { "FAILED" }.to_string(),
         cell.login_seconds.map_or("-".to_string(), |seconds| format!("{seconds:.1}")),
+        reads(|reads| reads.bytes >> 10),
+        reads(|reads| reads.requests),
         figure(|report| report.mem_available_kb),
         figure(|report| report.mem_free_kb),
         figure(|report| report.shmem_kb),
@@ -329,6 +353,7 @@ mod tests {
             failure: None,
             over_budget: Vec::new(),
             login_seconds: Some(31.25),
+            medium_reads: Some(MediumReads { bytes: 23_456_789, requests: 612 }),
             seconds: 33.0,
         };
         let failure = BootFailure::classify("GRUB\nerror: <no> \"file\" & more\n", "", Ending::TimeOut(240));
@@ -341,6 +366,7 @@ mod tests {
             report: None,
             failure: Some(failure),
             login_seconds: None,
+            medium_reads: None,
             seconds: 240.04,
             ..passed.clone()
         };
@@ -353,10 +379,10 @@ mod tests {
     #[test]
     fn the_table() {
         let expected = "\
-machine        MiB  result  login s  MemAvailable  MemFree  Shmem  modules
-bios-cd        128  passed     31.2         98328    94228     12       51
-uefi-ia32-usb  256  FAILED        -             -        -      -        -  the boot loader ran, but no kernel: error: <no> \"file\" & more (time-out after 240 s)
-bios-cd        128  FAILED     31.2         98328    94228     12       51  MemAvailable is 98328 kB, below 98329 kB
+machine        MiB  result  login s  read kB  requests  MemAvailable  MemFree  Shmem  modules
+bios-cd        128  passed     31.2    22907       612         98328    94228     12       51
+uefi-ia32-usb  256  FAILED        -        -         -             -        -      -        -  the boot loader ran, but no kernel: error: <no> \"file\" & more (time-out after 240 s)
+bios-cd        128  FAILED     31.2    22907       612         98328    94228     12       51  MemAvailable is 98328 kB, below 98329 kB
 ";
         assert_eq!(table(&cells()), expected);
     }

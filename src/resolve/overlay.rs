@@ -297,7 +297,7 @@ fn leaves_tree(link: &str, target: &str) -> bool {
 
 /// Warns of a directory or file whose name is nearly one that would be read.
 pub(super) fn misnamed(dir: &Path, diagnostics: &mut Diagnostics) {
-    let known = ["airootfs", "efiboot", "packages", "profile.toml"];
+    let known = ["airootfs", "boot-order", "efiboot", "packages", "profile.toml"];
     let Ok(entries) = fs::read_dir(dir) else {
         return;
     };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use globset::GlobBuilder;
 
-use super::value::{choose, number};
+use super::value::{bytes_of, choose, number};
 use crate::diagnostic::Diagnostics;
 use crate::format::squashfs::{default_level, levels};
 use crate::plan::{Compression, FilePermission, Root, RootImage, RootMode};
@@ -20,6 +20,7 @@ pub(super) fn root(
     table: &RootTable,
     mode: RootMode,
     file_permissions: BTreeMap<String, FilePermission>,
+    boot_order: Vec<String>,
     diagnostics: &mut Diagnostics,
 ) -> Root {
     let exclude = table.exclude.as_ref().map(|e| e.value.as_slice()).unwrap_or_default();
@@ -28,6 +29,7 @@ pub(super) fn root(
         exclude: exclude.iter().filter_map(|pattern| pattern_of(pattern, diagnostics)).collect(),
         file_permissions,
         image: image(table, diagnostics),
+        boot_order,
     }
 }
 
@@ -54,6 +56,7 @@ fn image(table: &RootTable, diagnostics: &mut Diagnostics) -> RootImage {
         ("xz", Compression::Xz),
         ("zstd", Compression::Zstd),
         ("lz4", Compression::Lz4),
+        ("lzo", Compression::Lzo),
     ];
     let chosen = match &table.compression {
         Some(written) => choose(written, "compression", &choices, diagnostics),
@@ -75,7 +78,7 @@ fn image(table: &RootTable, diagnostics: &mut Diagnostics) -> RootImage {
 
 /// `4K` to `1M`, a power of two.
 fn block_size(written: &Text, diagnostics: &mut Diagnostics) -> Option<u32> {
-    let bytes = bytes_of(&written.value);
+    let bytes = bytes_of(&written.value).and_then(|bytes| u32::try_from(bytes).ok());
     let legal = bytes.filter(|b| b.is_power_of_two() && (4 << 10..=1 << 20).contains(b));
     if legal.is_none() {
         let message = format!(
@@ -86,40 +89,4 @@ fn block_size(written: &Text, diagnostics: &mut Diagnostics) -> Option<u32> {
         diagnostics.error(&written.place, message).help(help);
     }
     legal
-}
-
-/// A number of bytes with an optional binary unit.
-fn bytes_of(text: &str) -> Option<u32> {
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let unit: u32 = match &text[digits.len()..] {
-        "" => 1,
-        "K" | "k" | "KiB" => 1 << 10,
-        "M" | "m" | "MiB" => 1 << 20,
-        _ => return None,
-    };
-    digits.parse::<u32>().ok()?.checked_mul(unit)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_have_binary_units() {
-        for (text, bytes) in [
-            ("128K", Some(131_072)),
-            ("128KiB", Some(131_072)),
-            ("1M", Some(1_048_576)),
-            ("4096", Some(4096)),
-            ("128 K", None),
-            ("128KB", None),
-            ("K", None),
-            ("", None),
-            ("-4K", None),
-            ("4294967296", None),
-            ("9999999M", None),
-        ] {
-            assert_eq!(bytes_of(text), bytes, "{text}");
-        }
-    }
 }

@@ -55,8 +55,8 @@ fn an_image_without_loader_is_named() {
     let logs = dir.path().join("logs");
     let cells = test(&image, &one_machine(&logs), &|_: &Cell| {}).unwrap();
     let expected = "\
-machine  MiB  result  login s  MemAvailable  MemFree  Shmem  modules
-bios-cd  128  FAILED        -             -        -      -        -  the firmware found nothing to boot: \
+machine  MiB  result  login s  read kB  requests  MemAvailable  MemFree  Shmem  modules
+bios-cd  128  FAILED        -        -         -             -        -      -        -  the firmware found nothing to boot: \
 No bootable device.  Retrying in 0 seconds. (the machine switched itself off or reset)
 ";
     assert_eq!(matrix::table(&cells), expected);
@@ -155,7 +155,7 @@ fn a_killed_test_leaves_no_guest() {
 /// Runs `liveiso test` on an image with these options: every machine must pass.
 /// Returns the table and the cells. The tests of this room take turns, so that
 /// no more than two of their machines run at once.
-fn boots(image: &Path, options: &[&str]) -> Vec<serde_json::Value> {
+pub fn boots(image: &Path, options: &[&str]) -> Vec<serde_json::Value> {
     static MACHINES: Mutex<()> = Mutex::new(());
     let _turn = MACHINES.lock().unwrap_or_else(PoisonError::into_inner);
     let logs = tempfile::tempdir().unwrap();
@@ -196,7 +196,7 @@ fn names(cells: &[serde_json::Value]) -> Vec<&str> {
 
 /// What tmpfs may hold at the login shell, in kB: the overlay's upper directory
 /// and /run. An initramfs that stayed would be ten thousand.
-const MOST_SHMEM_KB: u64 = 1024;
+pub const MOST_SHMEM_KB: u64 = 1024;
 
 #[test]
 fn tiny_boots_in_40_mib() {

@@ -14,6 +14,7 @@ mod initramfs;
 mod inspect;
 mod iso9660;
 pub mod kmod;
+mod layouts;
 mod lock;
 mod menus;
 mod profiles;

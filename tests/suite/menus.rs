@@ -6,8 +6,8 @@ use std::fs;
 use liveiso::boot::{self, BootFiles};
 use liveiso::cache::hex_sha256;
 use liveiso::plan::{
-    Arch, Boot, BootMode, Compression, Debian, Initramfs, InputFile, Packages, Plan, Root, RootImage,
-    RootMode,
+    Arch, Boot, BootMode, Budget, Compression, Debian, Initramfs, InputFile, Layout, Packages, Plan, Root,
+    RootImage, RootMode,
 };
 use liveiso::tree::{Kind, Tree, parse_listing};
 use tempfile::TempDir;
@@ -32,11 +32,15 @@ fn plan() -> Plan {
             exclude: Vec::new(),
             file_permissions: BTreeMap::new(),
             image: RootImage { compression: Compression::Gzip, level: 9, block_size: 131_072 },
+            boot_order: Vec::new(),
         },
         initramfs: Initramfs {
             compression: Compression::Xz,
             modules: Vec::new(),
             optional_modules: Vec::new(),
+            layout: Layout::Plain,
+            description: Vec::new(),
+            microcode: None,
         },
         boot: Boot {
             bootmodes: vec![BootMode::BiosSyslinux, BootMode::UefiGrub],
@@ -47,6 +51,7 @@ fn plan() -> Plan {
         },
         overlays: Vec::new(),
         efiboot: BTreeMap::new(),
+        budget: Budget::default(),
     }
 }
 

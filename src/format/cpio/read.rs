@@ -88,8 +88,11 @@ impl<'a> Member<'a> {
         ensure!((2..=PATH_MAX).contains(&name_len), "name length {name_len} is not 2 to {PATH_MAX}");
         let name_at = at + HEADER_LEN;
         let name = bytes.get(name_at..name_at + name_len).context("name is cut short")?;
-        let (&end, name) = name.split_last().context("name is cut short")?;
-        ensure!(end == 0 && !name.contains(&0), "name is not a NUL-terminated string");
+        let length = name.iter().position(|&b| b == 0).unwrap_or(name_len);
+        let (name, nuls) = name.split_at(length);
+        // Several NULs align the data of early microcode; the kernel reads a C string.
+        let terminated = !nuls.is_empty() && nuls.iter().all(|&b| b == 0);
+        ensure!(terminated && !name.is_empty(), "name is not a NUL-terminated string");
         let data_at = name_at + name_len + padding((name_at + name_len) as u64, 4);
         let size = fields[6] as usize;
         let data_end = data_at.checked_add(size).context("data is too long")?;

@@ -16,6 +16,7 @@
 //! it: it gives `.` and `..` long names, for which fsck.fat finds every
 //! subdirectory damaged, and it keeps its clock for ever.
 
+mod chains;
 mod check;
 mod directory;
 mod read;

@@ -89,7 +89,7 @@ pub fn write(tree: &Tree, options: &Options, work: &Path, out: &Path) -> Result<
 
 fn run(options: &Options, staged: &stage::Staged, out: &Path) -> Result<()> {
     let out = std::path::absolute(out).context("finding the current directory")?;
-    let tool = Tool::new("xorriso", "writing the ISO")?
+    let tool = Tool::bound("xorriso", "writing the ISO")?
         .env("SOURCE_DATE_EPOCH", options.timestamp.to_string())
         .current_dir(staged.dir.path())
         .args(arguments(options, &out));

@@ -62,7 +62,7 @@ impl Image {
         let superblock = Superblock::decode(&bytes)?;
         let number = superblock.compressor;
         let compression = compressor_from_id(number)
-            .with_context(|| format!("compressor {number} is none of gzip, xz, lz4 and zstd"))?;
+            .with_context(|| format!("compressor {number} is none of gzip, xz, zstd, lz4 and lzo"))?;
         let used = superblock.bytes_used;
         ensure!(used <= size, "the image is cut off: it should have {used} bytes and has {size}");
         ensure!(

@@ -3,9 +3,13 @@
 //! The format is the one of the kernel's `fs/squashfs/squashfs_fs.h`; see
 //! `layout` for the order of the tables. Written are all file types, hard
 //! links, xattrs (`user.`, `trusted.`, `security.`), fragments, sparse blocks,
-//! directory indexes and the export table; compressors gzip, xz, zstd and lz4.
-//! Left out: versions before 4.0, lzma and lzo.
+//! directory indexes and the export table; compressors gzip, xz,
+//! zstd, lz4 and lzo. Left out: versions before 4.0, lzma, and POSIX ACLs, for
+//! which the format has no place: the kernel's `fs/squashfs/xattr.c` has handlers
+//! for those three prefixes only and its superblock never sets `SB_POSIXACL`, and
+//! mksquashfs leaves `system.posix_acl_*` out with a warning.
 
+mod block;
 mod browse;
 mod cache;
 mod check;
@@ -15,6 +19,7 @@ mod directory;
 mod image;
 mod inode;
 mod layout;
+mod locate;
 mod metadata;
 mod read;
 mod read_inode;
@@ -27,10 +32,12 @@ use std::num::NonZeroUsize;
 pub use browse::{Entry, EntryKind, Parameters, Reader, parameters};
 pub use cache::BlockCache;
 pub use compress::{default_level, levels};
+pub use locate::{Located, locate};
 pub use read::read;
 pub use write::write;
 
 use crate::plan::Compression;
+use crate::tree::InodeId;
 
 /// How an image is written.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +54,9 @@ pub struct Options<'c> {
     pub timestamp: i64,
     /// Blocks compressed before; no influence on the result.
     pub block_cache: Option<&'c BlockCache>,
+    /// Files whose content comes before all other, in this order; a file named
+    /// twice counts once, what is no regular file does not count.
+    pub first: &'c [InodeId],
 }
 
 impl Options<'_> {
@@ -59,6 +69,7 @@ impl Options<'_> {
             jobs: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             timestamp: 0,
             block_cache: None,
+            first: &[],
         }
     }
 }

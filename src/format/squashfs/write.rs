@@ -42,7 +42,7 @@ pub fn write(tree: &Tree, options: &Options<'_>, out: impl Write + Seek) -> Resu
         out.write(&(METADATA_RAW | block.len() as u16).to_le_bytes())?;
         out.write(&block)?;
     }
-    let order = data_order(tree);
+    let order = data_order(tree, options.first);
     let (stored, numbers) = store_content(tree, &order, options, settings, out)?;
     let Stored { mut out, files, fragments, duplicates, new_blocks } = stored;
 
@@ -131,20 +131,29 @@ fn flags(settings: Settings, xattr_table: u64) -> u16 {
     flags
 }
 
-/// Every regular file once, in tree order: neighbours in a directory are neighbours on the medium.
-fn data_order(tree: &Tree) -> Vec<InodeId> {
+/// Every regular file once: those in `first`, then the others in tree order, in
+/// which neighbours in a directory are neighbours on the medium.
+struct DataOrder {
+    files: Vec<InodeId>,
+    /// How many of them come from `first`.
+    listed: usize,
+}
+
+fn data_order(tree: &Tree, first: &[InodeId]) -> DataOrder {
     let mut seen = vec![false; tree.inode_count()];
-    tree.walk()
-        .filter(|entry| matches!(entry.inode.kind, Kind::File(_)))
-        .filter(|entry| !std::mem::replace(&mut seen[entry.id.index()], true))
-        .map(|entry| entry.id)
-        .collect()
+    let mut is_new = |&id: &InodeId| {
+        matches!(tree.inode(id).kind, Kind::File(_)) && !std::mem::replace(&mut seen[id.index()], true)
+    };
+    let mut files: Vec<InodeId> = first.iter().copied().filter(&mut is_new).collect();
+    let listed = files.len();
+    files.extend(tree.walk().map(|entry| entry.id).filter(&mut is_new));
+    DataOrder { files, listed }
 }
 
 /// Writes the content of all files. The second result leads from an inode to its content's number.
 fn store_content<W: Write>(
     tree: &Tree,
-    order: &[InodeId],
+    order: &DataOrder,
     options: &Options<'_>,
     settings: Settings,
     out: Output<W>,
@@ -154,7 +163,7 @@ fn store_content<W: Write>(
         _ => 0,
     };
     let mut of_length: HashMap<u64, u32> = HashMap::new();
-    for &id in order {
+    for &id in &order.files {
         *of_length.entry(length(id)).or_default() += 1;
     }
     let mut numbers = vec![0; tree.inode_count()];
@@ -162,7 +171,10 @@ fn store_content<W: Write>(
         let workers = Workers::start(scope, options.jobs.get(), settings, options.block_cache)?;
         let filters_code = options.compression == Compression::Xz;
         let mut data = DataWriter::new(out, workers, options.block_size, filters_code, options.block_cache);
-        for &id in order {
+        for (n, &id) in order.files.iter().enumerate() {
+            if n > 0 && n == order.listed {
+                data.close_fragment()?;
+            }
             if let Kind::File(content) = &tree.inode(id).kind {
                 numbers[id.index()] = data
                     .store(content, of_length[&content.len()] > 1)
