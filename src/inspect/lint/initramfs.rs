@@ -18,7 +18,7 @@ pub(super) fn search_modules(it: &Inspection) -> Verdict {
     if searching.is_empty() {
         return not_applicable("no initramfs is one that is known to search for a medium");
     }
-    let mut problems = Vec::new();
+    let (mut problems, mut judged) = (Vec::new(), false);
     for initramfs in searching {
         let path = &initramfs.file.path;
         if let Some(release) = unserved(it, initramfs) {
@@ -27,10 +27,14 @@ pub(super) fn search_modules(it: &Inspection) -> Verdict {
         let Some(builtin) = builtin(it, initramfs) else {
             continue;
         };
+        judged = true;
         let missing = missing(it, initramfs, &builtin);
         if !missing.is_empty() {
             problems.push(format!("{path} lacks {}", missing.join(", ")));
         }
+    }
+    if problems.is_empty() && !judged {
+        return not_applicable("nothing on the medium tells which drivers are built into the kernel");
     }
     judge(
         problems,

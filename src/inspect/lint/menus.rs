@@ -48,16 +48,17 @@ pub(super) fn label_search(it: &Inspection) -> Verdict {
     }
     let found = lines(it).filter(|(.., line)| searches_by_label(line));
     let found: Vec<String> = found.map(|(config, n, _)| format!("{}:{n}", config.path)).collect();
-    match found.first() {
-        None => pass("no menu goes by a label"),
-        Some(first) => fail(
-            format!(
-                "{first} and {} other lines look for a label, which copies cut and other sticks share",
-                found.len() - 1
-            ),
-            "look for a file that only this build has: search --file, archisosearchuuid=",
-        ),
-    }
+    let Some(first) = found.first() else {
+        return pass("no menu goes by a label");
+    };
+    let lines = match found.len() {
+        1 => format!("{first} looks"),
+        more => format!("{first} and {} more look", more - 1),
+    };
+    fail(
+        format!("{lines} for a label, which copies cut and other sticks share"),
+        "look for a file that only this build has: search --file, archisosearchuuid=",
+    )
 }
 
 pub(super) fn volume_id(it: &Inspection) -> Verdict {
