@@ -104,7 +104,7 @@ impl Content {
     ///
     /// # Errors
     /// When the backing file cannot be read or is shorter than the slice, and when
-    /// it is larger than [`LARGEST_AT_ONCE`].
+    /// it is larger than 64 MiB.
     pub fn read_all(&self) -> Result<Vec<u8>> {
         if let Content::Bytes(bytes) = self {
             return Ok(bytes.to_vec());
