@@ -53,7 +53,7 @@ static QUICK: LazyLock<Subject> = LazyLock::new(|| Subject {
         "quick",
         "iso-name = \"quick\"\niso-version = \"1\"\npackages = [\"busybox-static\"]\n[root]\nmode = \"unpacked\"\n\
          exclude = [\"/usr/lib/modules/*/kernel/{drivers,net,sound}/**\"]\n\
-         [initramfs]\ndefault-modules = false\ncompression = \"zstd\"\nmodules = [\"ahci\"]\n",
+         [initramfs]\ndefault-modules = false\ncompression = \"zstd\"\nmodules = [\"isofs\", \"loop\", \"overlay\", \"squashfs\"]\n",
     ),
     stem: "quick-1-i386",
     reference: OnceLock::new(),

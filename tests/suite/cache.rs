@@ -40,6 +40,7 @@ impl Profile {
 
     fn write(&self, packages: &[&str], modules: &[&str], parameters: &str) {
         let Profile { dir, mark } = self;
+        let modules = [&["isofs", "loop", "overlay", "squashfs"], modules].concat();
         let text = format!(
             "iso-name = \"stages\"\niso-version = \"{mark}\"\niso-label = \"{}\"\npackages = {packages:?}\n\
              [debian]\nsecurity = \"none\"\nupdates = false\n\
