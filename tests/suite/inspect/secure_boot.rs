@@ -1,41 +1,32 @@
 //! Secure Boot with Debian's own shim and GRUB: who signed, what is missing.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use liveiso::inspect::{Place, inspect};
+use liveiso::tree::{Kind, Tree};
 use tempfile::TempDir;
 
 use super::findings;
 use super::medium::Medium;
-use crate::support::oracle;
+use crate::kmod::packages;
 
-const PACKAGES: [&str; 3] =
-    ["shim-signed:amd64", "shim-helpers-amd64-signed:amd64", "grub-efi-amd64-signed:amd64"];
-
-/// Debian's signed programs, unpacked once.
-fn debian() -> &'static Path {
-    static DIR: OnceLock<PathBuf> = OnceLock::new();
-    DIR.get_or_init(|| {
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("signed");
-        if !dir.join("usr/lib/shim/mmx64.efi.signed").exists() {
-            fs::create_dir_all(&dir).unwrap();
-            let words: Vec<&str> = ["download"].into_iter().chain(PACKAGES).collect();
-            oracle("apt-get", &words, &dir);
-            for entry in fs::read_dir(&dir).unwrap() {
-                let name = entry.unwrap().file_name().into_string().unwrap();
-                if name.ends_with(".deb") {
-                    oracle("dpkg-deb", &["-x", &name, "."], &dir);
-                }
-            }
-        }
-        dir
+/// Debian's signed programs.
+fn debian() -> &'static [Tree] {
+    static PACKAGES: OnceLock<Vec<Tree>> = OnceLock::new();
+    PACKAGES.get_or_init(|| {
+        let names = ["shim-signed", "shim-helpers-amd64-signed", "grub-efi-amd64-signed"];
+        names.map(|name| packages::package("amd64", name)).into()
     })
 }
 
 fn program(path: &str) -> Vec<u8> {
-    fs::read(debian().join("usr/lib").join(path)).unwrap()
+    let path = format!("usr/lib/{path}");
+    let find = |tree: &Tree| match &tree.inode(tree.get(path.as_bytes())?).kind {
+        Kind::File(content) => Some(content.read_all().unwrap()),
+        _ => None,
+    };
+    debian().iter().find_map(find).unwrap_or_else(|| panic!("no package has {path}"))
 }
 
 /// A medium whose x64 loaders are Debian's.

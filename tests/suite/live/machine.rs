@@ -114,8 +114,8 @@ impl Running {
         self.shell().ask(line, deadline).unwrap().1
     }
 
-    /// The line is typed and the machine goes off.
-    pub fn ends(&mut self, line: &str) {
+    /// The line is typed and the machine goes off; the next one's turn has come.
+    pub fn ends(mut self, line: &str) {
         self.types(line);
         let stopped = self.guest.serial.drain(self.deadline).unwrap();
         assert_eq!(stopped, Stopped::Ended, "{}", self.console());
