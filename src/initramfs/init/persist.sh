@@ -73,16 +73,22 @@ mount_changes_rw() {
 	check_changes "$device" || return 1
 	load ext4 crc32c_generic
 	mkdir -p "$LIVE/rw"
+	verdict="$persistence_name is full"
+	has_room "$device" || return 1
 	mount -t ext4 -o noatime "$device" "$LIVE/rw" 2>>"$LOG" || {
 		verdict="mounting $persistence_name failed: $(dmesg | tail -n 1 | cut -c 1-100)"
 		return 1
 	}
-	if [ "$(($(stat -f -c '%f * %S' "$LIVE/rw") / 1024))" -lt "$LEAST_FREE_KB" ]; then
-		umount "$LIVE/rw"
-		verdict="$persistence_name is full"
-		return 1
-	fi
 	persistence=rw
+}
+
+# Looks without writing: what is full stays as it is.
+has_room() {
+	local free
+	guarded_mount "$1" ext4 "$LIVE/rw" || return 0
+	free=$(($(stat -f -c '%f * %S' "$LIVE/rw") / 1024))
+	umount "$LIVE/rw"
+	[ "$free" -ge "$LEAST_FREE_KB" ]
 }
 
 attach_changes() {
