@@ -26,7 +26,7 @@ use super::compress::Settings;
 use super::layout::{BLOCK_SIZES, DATA_RAW};
 
 /// Raised when the same block, settings and libraries lead to other bytes.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// Another version of any library makes other keys: a cache that is cold once too often is still correct.
 const LIBRARIES: &str = include_str!("../../../Cargo.lock");
 /// Packs beyond this number go, the least recently used first.

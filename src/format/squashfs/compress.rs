@@ -6,11 +6,13 @@
 //! without being told; announcing it in the options is for people who look.
 //! lzo is lzokay, pure Rust, which searches as LZO's own best level does.
 //!
-//! The upper levels of xz are not quite liblzma's, see [`lzma_options`].
+//! zstd's level 15 and the upper ones of xz are not quite the libraries' own, see
+//! [`zstd_compressor`] and [`lzma_options`].
 
 use anyhow::{Context, Result, bail};
 use liblzma::stream::{Action, Check, Filters, LzmaOptions, Status, Stream};
 use lz4::block::CompressionMode;
+use zstd::zstd_safe::CParameter;
 
 use super::layout::METADATA_SIZE;
 use crate::plan::Compression;
@@ -93,8 +95,7 @@ impl Codec {
                     .map_err(|e| anyhow::anyhow!("gzip level {level}: {e:?}"))?;
                 Codec::Gzip(libdeflater::Compressor::new(level))
             }
-            // Parameters of our own gave the size of level 15 for 0.95 of its time, no better.
-            Compression::Zstd => Codec::Zstd(zstd::bulk::Compressor::new(level).context("starting zstd")?),
+            Compression::Zstd => Codec::Zstd(zstd_compressor(level)?),
             Compression::Xz => Codec::Xz(settings),
             Compression::Lz4 => Codec::Lz4(match settings.level {
                 ..FIRST_HC_LEVEL => CompressionMode::DEFAULT,
@@ -164,6 +165,18 @@ fn is_noise(raw: &[u8], scratch: &mut Vec<u8>) -> Result<bool> {
     let length =
         lz4::block::compress_to_buffer(raw, Some(fastest), false, scratch).context("compressing with lz4")?;
     Ok(length >= raw.len() - raw.len() / 128)
+}
+
+/// Level 15, the one every tool assumes, is given up a little earlier here: 0.2 %
+/// larger for nine tenths of the time, which the order of the small files more than makes good.
+fn zstd_compressor(level: i32) -> Result<zstd::bulk::Compressor<'static>> {
+    let mut compressor = zstd::bulk::Compressor::new(level).context("starting zstd")?;
+    if level == default_level(Compression::Zstd) as i32 {
+        for parameter in [CParameter::SearchLog(4), CParameter::TargetLength(32)] {
+            compressor.set_parameter(parameter).context("starting zstd")?;
+        }
+    }
+    Ok(compressor)
 }
 
 /// With the dictionary bound to the block, liblzma's presets 6 to 9 are the

@@ -21,6 +21,7 @@ mod inode;
 mod layout;
 mod locate;
 mod metadata;
+mod order;
 mod read;
 mod read_inode;
 mod workers;

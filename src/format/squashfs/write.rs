@@ -3,7 +3,7 @@
 //! It stands beside backhand, whose reader the tests use. backhand 0.25.5's
 //! writer compresses on one thread with zlib-rs (33.4 s of CPU time for a
 //! 603 MB tree where libdeflate takes 10.1 s and a smaller image), writes no
-//! xattrs (`// TODO(#32)` in its source), makes a second inode of a second
+//! xattrs (its issue 32), makes a second inode of a second
 //! name, stores zeros as blocks, and offers no place for a block cache.
 
 use std::collections::HashMap;
@@ -20,6 +20,7 @@ use super::layout::{
     compressor_id, flag,
 };
 use super::metadata::{IdTable, MetadataWriter, Output};
+use super::order::{Turn, data_order};
 use super::workers::Workers;
 use super::xattr::XattrTable;
 use super::{Options, Summary, check};
@@ -42,7 +43,7 @@ pub fn write(tree: &Tree, options: &Options<'_>, out: impl Write + Seek) -> Resu
         out.write(&(METADATA_RAW | block.len() as u16).to_le_bytes())?;
         out.write(&block)?;
     }
-    let order = data_order(tree, options.first);
+    let order = data_order(tree, options.first, options.block_size);
     let (stored, numbers) = store_content(tree, &order, options, settings, out)?;
     let Stored { mut out, files, fragments, duplicates, new_blocks } = stored;
 
@@ -131,29 +132,10 @@ fn flags(settings: Settings, xattr_table: u64) -> u16 {
     flags
 }
 
-/// Every regular file once: those in `first`, then the others in tree order, in
-/// which neighbours in a directory are neighbours on the medium.
-struct DataOrder {
-    files: Vec<InodeId>,
-    /// How many of them come from `first`.
-    listed: usize,
-}
-
-fn data_order(tree: &Tree, first: &[InodeId]) -> DataOrder {
-    let mut seen = vec![false; tree.inode_count()];
-    let mut is_new = |&id: &InodeId| {
-        matches!(tree.inode(id).kind, Kind::File(_)) && !std::mem::replace(&mut seen[id.index()], true)
-    };
-    let mut files: Vec<InodeId> = first.iter().copied().filter(&mut is_new).collect();
-    let listed = files.len();
-    files.extend(tree.walk().map(|entry| entry.id).filter(&mut is_new));
-    DataOrder { files, listed }
-}
-
 /// Writes the content of all files. The second result leads from an inode to its content's number.
 fn store_content<W: Write>(
     tree: &Tree,
-    order: &DataOrder,
+    order: &[Turn],
     options: &Options<'_>,
     settings: Settings,
     out: Output<W>,
@@ -163,16 +145,16 @@ fn store_content<W: Write>(
         _ => 0,
     };
     let mut of_length: HashMap<u64, u32> = HashMap::new();
-    for &id in &order.files {
-        *of_length.entry(length(id)).or_default() += 1;
+    for turn in order {
+        *of_length.entry(length(turn.id)).or_default() += 1;
     }
     let mut numbers = vec![0; tree.inode_count()];
     std::thread::scope(|scope| {
         let workers = Workers::start(scope, options.jobs.get(), settings, options.block_cache)?;
         let filters_code = options.compression == Compression::Xz;
         let mut data = DataWriter::new(out, workers, options.block_size, filters_code, options.block_cache);
-        for (n, &id) in order.files.iter().enumerate() {
-            if n > 0 && n == order.listed {
+        for &Turn { id, starts_fragment } in order {
+            if starts_fragment {
                 data.close_fragment()?;
             }
             if let Kind::File(content) = &tree.inode(id).kind {
