@@ -182,7 +182,8 @@ fn duplicate_files_are_stored_once() {
     );
     assert_eq!((many.summary.duplicates, once.summary.duplicates), (98, 0));
     assert_eq!((many.summary.content_size, once.summary.content_size), (9005, 9005));
-    assert_eq!((many.summary.fragments, once.summary.fragments), (1, 1));
+    // One of the names starts a run of its own.
+    assert_eq!((many.summary.fragments, once.summary.fragments), (2, 1));
     assert_read_by_all(&tree, &many, "duplicates");
 }
 

@@ -7,7 +7,7 @@
 
 use crate::tree::{InodeId, Kind, Tree};
 
-/// Small files are cut into runs of this many, on average, at places that
+/// Tails and small files are cut into runs of this many, on average, at places that
 /// depend on their paths only: a file that grows moves the contents of the
 /// fragment blocks up to the next cut, not of all that follow. A cut costs some
 /// two KiB; this many cost 0.05 % of the image.
@@ -48,15 +48,16 @@ pub(super) fn data_order(tree: &Tree, first: &[InodeId], block_size: u32) -> Vec
                 name: name(&entry.path).to_vec(),
                 starts_run: starts_run(&entry.path),
             }),
-            Some(_) => order.push(Turn { id: entry.id, starts_fragment: order.len() == listed }),
+            Some(_) => {
+                let starts_fragment = order.len() == listed || starts_run(&entry.path);
+                order.push(Turn { id: entry.id, starts_fragment });
+            }
             None => {}
         }
     }
     // Stable, so that what has the same name stays in tree order.
     small.sort_by(|a, b| (kind(&a.name), &a.name).cmp(&(kind(&b.name), &b.name)));
-    order.extend(
-        small.iter().enumerate().map(|(n, s)| Turn { id: s.id, starts_fragment: n == 0 || s.starts_run }),
-    );
+    order.extend(small.iter().map(|s| Turn { id: s.id, starts_fragment: s.starts_run }));
     order
 }
 
@@ -124,7 +125,7 @@ mod tests {
             .map(|t| (files[ids.iter().position(|i| *i == t.id).unwrap()].0, t.starts_fragment))
             .collect();
         let expected =
-            [("f", false), ("big", true), ("e", false), ("c/a.ko", true), ("b.ko", false), ("d.txt", false)];
+            [("f", false), ("big", true), ("e", false), ("c/a.ko", false), ("b.ko", false), ("d.txt", false)];
         assert_eq!(found, expected);
     }
 

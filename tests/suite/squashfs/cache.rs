@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use liveiso::format::squashfs::{BlockCache, Options, levels};
 use liveiso::plan::Compression::{Xz, Zstd};
-use liveiso::tree::Content;
+use liveiso::tree::{Content, Tree};
 
 use super::{COMPRESSORS, image, small_blocks, trees};
 
@@ -51,6 +51,27 @@ fn a_small_change_touches_few_blocks() {
     }
     // Two full blocks, equal to each other, and the fragment block with the tail.
     assert_eq!(new_blocks[1..], [3, 3]);
+}
+
+/// Small files of several blocks, of which the first grows: what follows moves up, but not to the end.
+#[test]
+fn a_small_file_that_grows_moves_few_blocks() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut new_blocks = Vec::new();
+    for length in [1000, 1500] {
+        let mut tree = Tree::new();
+        let origin = tree.add_origin("test");
+        for n in 0..4000_usize {
+            let length = if n == 0 { length } else { 1000 };
+            let content = format!("{n} ").into_bytes().into_iter().cycle().take(length);
+            let content = Content::bytes(content.collect::<Vec<_>>());
+            tree.add_file(format!("{n:04}.conf").as_bytes(), content, Default::default(), origin).unwrap();
+        }
+        let cache = BlockCache::open(dir.path(), ROOMY).unwrap();
+        let options = Options { block_cache: Some(&cache), block_size: 16 << 10, ..Options::new(Zstd) };
+        new_blocks.push(image(&tree, &options).summary.new_blocks);
+    }
+    assert_eq!(new_blocks, [260, 22]);
 }
 
 #[test]
