@@ -24,7 +24,7 @@ const SIZES: &str = "sizes.json";
 struct Inputs<'p> {
     source: &'static str,
     arch: &'p str,
-    names: [&'p str; 2],
+    names: [&'p str; 3],
     initramfs: &'p Initramfs,
     packages: [Vec<&'p str>; 2],
 }
@@ -37,7 +37,7 @@ pub fn stage(plan: &Plan, cache: &Cache) -> Result<StageOutput> {
     let inputs = Inputs {
         source: SOURCE_DIGEST,
         arch: plan.arch.debian_name(),
-        names: [&plan.install_dir, &plan.iso_label],
+        names: [&plan.install_dir, &plan.iso_label, plan.root.image.format.file_name()],
         initramfs: &plan.initramfs,
         packages: [digests(&plan.packages.kernel), digests(&plan.packages.initramfs)],
     };

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::{SOURCE_DIGEST, initramfs as initramfs_stage, root};
+use super::{SOURCE_DIGEST, initramfs as initramfs_stage};
 use crate::boot;
 use crate::cache::{Cache, StageOutput};
 use crate::format::{fat, iso9660};
@@ -78,10 +78,11 @@ fn medium_tree(
     let origin = tree.add_origin("liveiso");
     let arch = plan.arch.debian_name();
     let top = &plan.install_dir;
+    let image = plan.root.image.format.file_name();
     let files = [
         (format!("{top}/boot/{arch}/vmlinuz"), initramfs.open(initramfs_stage::KERNEL)?),
         (format!("{top}/boot/{arch}/initrd.img"), dir.join(INITRD)),
-        (format!("{top}/{arch}/airootfs.sfs"), root.open(root::IMAGE)?),
+        (format!("{top}/{arch}/{image}"), root.open(image)?),
     ];
     for (path, file) in files {
         let size = fs::metadata(&file).with_context(|| format!("reading {}", file.display()))?.len();

@@ -1,7 +1,7 @@
 //! The build on one page: from a plan to finished artifacts.
 //!
 //! 1. Packages are in the cache; each is compared with its pinned digest when it is unpacked.
-//! 2. [`root`]: packages + kernel modules + overlays + rules → squashfs.
+//! 2. [`root`]: packages + kernel modules + overlays + rules → squashfs or EROFS.
 //! 3. [`initramfs`]: /init + modules + busybox → newc cpio, compressed.
 //! 4. The build id: a digest of all that, and the name of the medium's marker file.
 //! 5. [`iso`]: menus and loaders → ESP (FAT) → hybrid ISO.
@@ -110,12 +110,13 @@ fn finish(
     iso: &StageOutput,
 ) -> Result<Built> {
     let stem = plan.artifact_stem();
+    let root_image = plan.root.image.format.file_name();
     let iso_name = format!("{stem}.iso");
     let iso_digest = iso.digest(iso::ISO).clone();
     let mut notes = plan.debian.left_out.clone();
     notes.extend(root::notes(root)?);
     let mut images: BTreeMap<String, FileDigest> = BTreeMap::from([
-        ("airootfs.sfs".to_string(), root.digest(root::IMAGE).clone()),
+        (root_image.to_string(), root.digest(root_image).clone()),
         ("initrd.img".to_string(), iso.digest(iso::INITRD).clone()),
         ("vmlinuz".to_string(), initramfs.digest(initramfs::KERNEL).clone()),
     ]);

@@ -1,4 +1,4 @@
-//! The live root: packages, kernel modules, overlays and rules, as a squashfs image.
+//! The live root: packages, kernel modules, overlays and rules, as a squashfs or EROFS image.
 
 use std::fs::{self, File};
 use std::num::NonZeroUsize;
@@ -9,15 +9,14 @@ use serde::Serialize;
 
 use super::SOURCE_DIGEST;
 use crate::cache::{Cache, StageOutput};
+use crate::format::erofs;
 use crate::format::squashfs::{self, BlockCache};
 use crate::kmod;
-use crate::plan::{Overlay, OverlayEntry, Package, Plan, Root, RootMode};
+use crate::plan::{Overlay, OverlayEntry, Package, Plan, Root, RootFormat, RootMode};
 use crate::resolve;
 use crate::source;
 use crate::tree::{Content, InodeId, Meta, Tree, display_path, exclude, set_permissions};
 
-/// The squashfs image in the stage's output.
-pub const IMAGE: &str = "airootfs.sfs";
 /// Every file of the root with its origin, one a line.
 pub const FILES: &str = "files.txt";
 /// What a user should know about the root, one a line.
@@ -57,8 +56,16 @@ pub fn stage(plan: &Plan, identity: &Plan, cache: &Cache, jobs: NonZeroUsize) ->
     cache.stage("root", &inputs, |dir| {
         let mut notes = Vec::new();
         let tree = tree(plan, cache, &mut notes).context("making the root tree")?;
-        let first = boot_files(&tree, &plan.root.boot_order, &mut notes);
-        write(&tree, &first, plan, cache, jobs, dir).context("writing airootfs.sfs")?;
+        let name = plan.root.image.format.file_name();
+        let out = dir.join(name);
+        match plan.root.image.format {
+            RootFormat::Squashfs => {
+                let first = boot_files(&tree, &plan.root.boot_order, &mut notes);
+                write_squashfs(&tree, &first, plan, cache, jobs, &out)
+            }
+            RootFormat::Erofs => write_erofs(&tree, plan, cache, &mut notes, &out),
+        }
+        .with_context(|| format!("writing {name}"))?;
         fs::write(dir.join(FILES), origins(&tree)).context("writing the list of files")?;
         fs::write(dir.join(NOTES), notes.concat()).context("writing the notes")
     })
@@ -193,13 +200,13 @@ fn boot_files(tree: &Tree, order: &[String], notes: &mut Vec<String>) -> Vec<Ino
     found
 }
 
-fn write(
+fn write_squashfs(
     tree: &Tree,
     first: &[InodeId],
     plan: &Plan,
     cache: &Cache,
     jobs: NonZeroUsize,
-    dir: &Path,
+    path: &Path,
 ) -> Result<()> {
     let image = &plan.root.image;
     let blocks = BlockCache::open(&cache.subdir("blocks"), BLOCK_CACHE_SIZE)?;
@@ -212,10 +219,20 @@ fn write(
         block_cache: Some(&blocks),
         first,
     };
-    let path = dir.join(IMAGE);
-    let mut out = File::create_new(&path).with_context(|| format!("creating {}", path.display()))?;
+    let mut out = File::create_new(path).with_context(|| format!("creating {}", path.display()))?;
     squashfs::write(tree, &options, &mut out)?;
     Ok(())
+}
+
+fn write_erofs(tree: &Tree, plan: &Plan, cache: &Cache, notes: &mut Vec<String>, path: &Path) -> Result<()> {
+    if !plan.root.boot_order.is_empty() {
+        notes.push("boot-order is not applied: mkfs.erofs has an order of its own\n".to_string());
+    }
+    let image = &plan.root.image;
+    let options =
+        erofs::Options { level: image.level, cluster_size: image.block_size, timestamp: plan.timestamp };
+    let work = cache.work_dir()?;
+    erofs::write(tree, &options, &work.path, path)
 }
 
 fn origins(tree: &Tree) -> String {

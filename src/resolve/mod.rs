@@ -10,6 +10,7 @@ mod boot;
 mod boot_order;
 mod debian;
 mod embedded;
+mod image;
 mod iso;
 mod locked;
 mod overlay;
@@ -24,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::diagnostic::Diagnostics;
 use crate::lock::Lock;
-use crate::plan::{Overlay, Package, Packages, Plan};
+use crate::plan::{Overlay, Package, Packages, Plan, RootFormat};
 use crate::profile::{self, Profile};
 
 pub use archive::find_packages;
@@ -229,7 +230,11 @@ fn draft(dir: &Path, options: &Options, diagnostics: &mut Diagnostics) -> Option
     let file_permissions = permissions::file_permissions(&profile, &overlays, diagnostics);
     let boot_order = boot_order::boot_order(dir, diagnostics);
     let root = root::root(&profile.root, mode, file_permissions, boot_order, diagnostics);
-    let initramfs = boot::initramfs(&profile.initramfs, diagnostics);
+    let mut initramfs = boot::initramfs(&profile.initramfs, diagnostics);
+    let erofs = "erofs".to_string();
+    if root.image.format == RootFormat::Erofs && !initramfs.modules.contains(&erofs) {
+        initramfs.modules.push(erofs);
+    }
     let efiboot = overlay::efiboot(dir, diagnostics);
     overlay::misnamed(dir, diagnostics);
     let request_is_valid = archive_is_valid && arch.is_some();

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use globset::GlobBuilder;
 
-use super::value::{choose, number};
+use super::image::image;
+use super::value::choose;
 use crate::diagnostic::Diagnostics;
-use crate::format::squashfs::{default_level, levels};
-use crate::plan::{Compression, FilePermission, Root, RootImage, RootMode};
+use crate::plan::{FilePermission, Root, RootMode};
 use crate::profile::{RootTable, Text};
 
 pub(super) fn mode(table: &RootTable, diagnostics: &mut Diagnostics) -> RootMode {
@@ -48,80 +48,4 @@ fn pattern_of(written: &Text, diagnostics: &mut Diagnostics) -> Option<String> {
         return None;
     }
     Some(written.value.clone())
-}
-
-fn image(table: &RootTable, diagnostics: &mut Diagnostics) -> RootImage {
-    let choices = [
-        ("gzip", Compression::Gzip),
-        ("xz", Compression::Xz),
-        ("zstd", Compression::Zstd),
-        ("lz4", Compression::Lz4),
-    ];
-    let chosen = match &table.compression {
-        Some(written) => choose(written, "compression", &choices, diagnostics),
-        None => Some(Compression::Gzip),
-    };
-    let compression = chosen.unwrap_or(Compression::Gzip);
-    let name = choices.iter().find(|(_, c)| *c == compression).map_or("", |(name, _)| name);
-    // A level says nothing about a compressor that is not known.
-    let level = table.level.as_ref().filter(|_| chosen.is_some());
-    let level =
-        level.and_then(|l| number(l, &format!("level` of `{name}"), levels(compression), diagnostics));
-    let block_size = table.block_size.as_ref().and_then(|b| block_size(b, diagnostics));
-    RootImage {
-        compression,
-        level: level.unwrap_or(default_level(compression)),
-        block_size: block_size.unwrap_or(128 << 10),
-    }
-}
-
-/// `4K` to `1M`, a power of two.
-fn block_size(written: &Text, diagnostics: &mut Diagnostics) -> Option<u32> {
-    let bytes = bytes_of(&written.value);
-    let legal = bytes.filter(|b| b.is_power_of_two() && (4 << 10..=1 << 20).contains(b));
-    if legal.is_none() {
-        let message = format!(
-            "`block-size` must be a power of two from 4K to 1M, but this is {}",
-            if bytes.is_some() { format!("`{}`", written.value) } else { "no size".to_string() }
-        );
-        let help = "write it as `128K`; larger blocks compress better and cost more RAM";
-        diagnostics.error(&written.place, message).help(help);
-    }
-    legal
-}
-
-/// A number of bytes with an optional binary unit.
-fn bytes_of(text: &str) -> Option<u32> {
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let unit: u32 = match &text[digits.len()..] {
-        "" => 1,
-        "K" | "k" | "KiB" => 1 << 10,
-        "M" | "m" | "MiB" => 1 << 20,
-        _ => return None,
-    };
-    digits.parse::<u32>().ok()?.checked_mul(unit)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_have_binary_units() {
-        for (text, bytes) in [
-            ("128K", Some(131_072)),
-            ("128KiB", Some(131_072)),
-            ("1M", Some(1_048_576)),
-            ("4096", Some(4096)),
-            ("128 K", None),
-            ("128KB", None),
-            ("K", None),
-            ("", None),
-            ("-4K", None),
-            ("4294967296", None),
-            ("9999999M", None),
-        ] {
-            assert_eq!(bytes_of(text), bytes, "{text}");
-        }
-    }
 }
