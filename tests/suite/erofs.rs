@@ -76,7 +76,7 @@ fn cluster_sizes_nobody_reads_are_refused() {
 /// The tiny profile with another root format.
 fn tiny_on_erofs(dir: &Path) -> PathBuf {
     let copy = dir.join("tiny");
-    fs::create_dir(&copy).unwrap();
+    Tool::new("cp", "tests").unwrap().arg("-a").arg(profile("tiny")).arg(&copy).output().unwrap();
     let text = fs::read_to_string(profile("tiny").join("profile.toml")).unwrap();
     let changed = text.replace("[root]\n", "[root]\nformat = \"erofs\"\n");
     assert_ne!(text, changed);
