@@ -5,7 +5,7 @@
 //! <cache>/v1/locks/<stage>-<key>.make held by the one build that makes an entry
 //! <cache>/v1/locks/<stage>-<key>.use  shared by builds that use it, so that a prune spares it
 //! <cache>/v1/debs/<sha256>.deb        packages, content-addressed
-//! <cache>/v1/locks/debs.use           shared by builds that use packages
+//! <cache>/v1/locks/{debs,data-tar}.use  the same for all packages, and all unpacked ones, at once
 //! <cache>/v1/apt/…                    apt's private state
 //! <cache>/v1/blocks/<digest>.pack     compressed squashfs blocks
 //! <cache>/v1/work/<pid>-<n>/          being written; swept when its owner is gone
@@ -46,8 +46,10 @@ const CACHE_FORMAT: u32 = 1;
 /// What a stage's files must be, beside them.
 const RECORD: &str = "stage.json";
 
-/// Below the cache's directory.
-const DEBS_LOCK: &str = "locks/debs.use";
+/// Kinds of entries of which a root uses one for each of its packages. All of a
+/// kind share one lock: an open file for each would go beyond a session's limit.
+const DEBS: &str = "debs";
+const DATA_TAR: &str = "data-tar";
 
 /// A cache directory, safe to share between concurrent builds.
 #[derive(Debug)]
@@ -56,12 +58,13 @@ pub struct Cache {
     reports: Mutex<Vec<StageReport>>,
     /// Locks of every entry used in this run, by path.
     in_use: Mutex<BTreeMap<PathBuf, Arc<File>>>,
-    debs: Mutex<DebUse>,
+    debs: Mutex<SharedUse>,
+    data_tars: Mutex<SharedUse>,
 }
 
-/// The packages this run uses. They share one lock: a root has hundreds.
+/// The entries of one kind that this run uses, and the lock they share.
 #[derive(Debug, Default)]
-struct DebUse {
+struct SharedUse {
     lock: Option<File>,
     used: BTreeSet<String>,
 }
@@ -87,7 +90,9 @@ pub struct StageOutput {
     /// Every file of the entry by name.
     pub files: BTreeMap<String, FileDigest>,
     fingerprints: BTreeMap<String, Fingerprint>,
-    _in_use: Arc<File>,
+    is_fresh: bool,
+    /// `None` where the cache itself holds a lock that many entries share.
+    _in_use: Option<Arc<File>>,
 }
 
 /// A cache entry whose bytes are not what was recorded. It has been removed, so
@@ -103,6 +108,40 @@ impl std::fmt::Display for DamagedEntry {
 
 impl std::error::Error for DamagedEntry {}
 
+/// Whether an error was caused by a [`DamagedEntry`].
+pub fn is_damaged(error: &anyhow::Error) -> bool {
+    damaged(error).is_some()
+}
+
+/// A reader can only say it inside an [`std::io::Error`].
+fn damaged(error: &anyhow::Error) -> Option<&DamagedEntry> {
+    error.chain().find_map(|cause| {
+        let io = || cause.downcast_ref::<std::io::Error>()?.get_ref()?.downcast_ref();
+        cause.downcast_ref().or_else(io)
+    })
+}
+
+/// A file of the cache whose readers compare what they read with digests of their own.
+#[derive(Debug)]
+pub struct CachedFile {
+    path: PathBuf,
+    entry: PathBuf,
+    _in_use: Option<Arc<File>>,
+}
+
+impl CachedFile {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes the cache entry, after a reader found the file damaged.
+    pub fn damaged(&self) -> DamagedEntry {
+        remove_tree(&self.entry);
+        DamagedEntry(self.path.clone())
+    }
+}
+
 /// Does `work` again when it met a damaged cache entry, which is gone by then.
 ///
 /// # Errors
@@ -110,23 +149,26 @@ impl std::error::Error for DamagedEntry {}
 pub fn retry_damaged<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
     let mut left = 8;
     loop {
-        match work() {
-            Err(e) if left > 0 && e.is::<DamagedEntry>() => {
-                left -= 1;
-                crate::output::warn(&e.to_string());
-            }
-            result => return result,
+        let result = work();
+        match result.as_ref().err().and_then(damaged) {
+            Some(entry) if left > 0 => crate::output::warn(&entry.to_string()),
+            _ => return result,
         }
+        left -= 1;
     }
 }
 
 impl StageOutput {
-    /// Path of one output file, after comparing its bytes with its digest.
+    /// Path of one output file, after comparing its bytes with its digest,
+    /// which was taken a moment ago when this run made it.
     ///
     /// # Errors
     /// [`DamagedEntry`], see [`retry_damaged`].
     pub fn open(&self, name: &str) -> Result<PathBuf> {
         let path = self.dir.join(name);
+        if self.is_fresh && self.fingerprints.contains_key(name) {
+            return Ok(path);
+        }
         match fingerprint_file(&path) {
             Ok(found) if Some(&found) == self.fingerprints.get(name) => Ok(path),
             _ => {
@@ -139,6 +181,12 @@ impl StageOutput {
     /// Path of one output file whose reader checks the bytes itself, as [`crate::output::publish`] does.
     pub fn unchecked_path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
+    }
+
+    /// One output file, unread, for readers with digests of their own.
+    pub fn file(&self, name: &str) -> Arc<CachedFile> {
+        let (path, entry) = (self.dir.join(name), self.dir.clone());
+        Arc::new(CachedFile { path, entry, _in_use: self._in_use.clone() })
     }
 
     /// What the bytes of one output file are compared with.
@@ -155,6 +203,11 @@ impl StageOutput {
     /// When the stage does not write a file of that name: a bug in the stage.
     pub fn digest(&self, name: &str) -> &FileDigest {
         &self.files[name]
+    }
+
+    /// Whether this run made it, and has read and digested it just now.
+    pub fn is_fresh(&self) -> bool {
+        self.is_fresh
     }
 
     /// Removes the entry, after a reader found it damaged.
@@ -182,8 +235,13 @@ impl Cache {
             fs::create_dir_all(&sub)
                 .with_context(|| format!("creating the cache directory {}", sub.display()))?;
         }
-        let cache =
-            Cache { dir, reports: Mutex::default(), in_use: Mutex::default(), debs: Mutex::default() };
+        let cache = Cache {
+            dir,
+            reports: Mutex::default(),
+            in_use: Mutex::default(),
+            debs: Mutex::default(),
+            data_tars: Mutex::default(),
+        };
         cache.sweep()?;
         Ok(cache)
     }
@@ -214,11 +272,13 @@ impl Cache {
         let in_use = self.hold(name, &key)?;
         let mut record = load(&dir);
         let hit = record.is_some();
+        let mut is_fresh = false;
         if !hit {
             let _making = lock::exclusive(&self.lock_path(name, &key, "make"))?;
             record = load(&dir);
             if record.is_none() {
                 record = Some(self.produce(name, &dir, build)?);
+                is_fresh = true;
             }
         }
         let StageRecord { files, fingerprints } = record.expect("loaded or produced above");
@@ -229,7 +289,7 @@ impl Cache {
             seconds: started.elapsed().as_secs_f64(),
             bytes: files.values().map(|f| f.size).sum(),
         });
-        Ok(StageOutput { dir, files, fingerprints, _in_use: in_use })
+        Ok(StageOutput { dir, files, fingerprints, is_fresh, _in_use: in_use })
     }
 
     /// What every stage of this run did, in order of completion.
@@ -242,27 +302,45 @@ impl Cache {
     /// # Errors
     /// When the lock file cannot be made.
     pub fn use_debs<'d>(&self, digests: impl IntoIterator<Item = &'d str>) -> Result<()> {
-        let mut debs = locked(&self.debs);
-        if debs.lock.is_none() {
-            debs.lock = Some(lock::shared(&self.dir.join(DEBS_LOCK))?);
-        }
         for digest in digests {
-            if debs.used.insert(digest.to_string()) {
+            if self.hold_shared(&self.debs, DEBS, digest)? {
                 mark_used(&self.dir.join("debs").join(format!("{digest}.deb")));
             }
         }
         Ok(())
     }
 
+    /// Holds the lock of all entries of a kind and notes the use of one; returns whether that is new.
+    fn hold_shared(&self, uses: &Mutex<SharedUse>, kind: &str, key: &str) -> Result<bool> {
+        let mut uses = locked(uses);
+        if uses.lock.is_none() {
+            uses.lock = Some(lock::shared(&self.shared_lock_path(kind))?);
+        }
+        Ok(uses.used.insert(key.to_string()))
+    }
+
     /// The shared lock of an entry, kept until this cache is dropped.
-    fn hold(&self, stage: &str, key: &str) -> Result<Arc<File>> {
+    fn hold(&self, stage: &str, key: &str) -> Result<Option<Arc<File>>> {
+        if stage == DATA_TAR {
+            self.hold_shared(&self.data_tars, DATA_TAR, key)?;
+            return Ok(None);
+        }
         let path = self.lock_path(stage, key, "use");
         if let Some(held) = locked(&self.in_use).get(&path) {
-            return Ok(held.clone());
+            return Ok(Some(held.clone()));
         }
         // Not under the mutex: a prune in another process may hold the lock for a moment.
         let file = Arc::new(lock::shared(&path)?);
-        Ok(locked(&self.in_use).entry(path).or_insert(file).clone())
+        Ok(Some(locked(&self.in_use).entry(path).or_insert(file).clone()))
+    }
+
+    fn shared_lock_path(&self, kind: &str) -> PathBuf {
+        self.dir.join("locks").join(format!("{kind}.use"))
+    }
+
+    /// The lock that spares an entry from a prune.
+    fn use_lock_path(&self, stage: &str, key: &str) -> PathBuf {
+        if stage == DATA_TAR { self.shared_lock_path(DATA_TAR) } else { self.lock_path(stage, key, "use") }
     }
 
     fn lock_path(&self, stage: &str, key: &str, purpose: &str) -> PathBuf {
@@ -370,6 +448,23 @@ mod tests {
         });
         assert_eq!(text.unwrap(), "good");
         assert_eq!(hits(&cache), [false, true, false]);
+    }
+
+    #[test]
+    fn thousands_of_packages_need_a_handful_of_open_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let outputs: Vec<_> = (0..300)
+            .map(|n| {
+                cache.use_debs([&*n.to_string()]).unwrap();
+                cache.stage(DATA_TAR, &n, write("x")).unwrap()
+            })
+            .collect();
+        let ours = |entry: std::io::Result<fs::DirEntry>| {
+            fs::read_link(entry.unwrap().path()).is_ok_and(|target| target.starts_with(dir.path()))
+        };
+        let open = fs::read_dir("/proc/self/fd").unwrap().map(ours).filter(|ours| *ours).count();
+        assert_eq!((outputs.len(), open), (300, 2));
     }
 
     #[test]

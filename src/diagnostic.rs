@@ -96,6 +96,12 @@ impl Diagnostics {
         self.files.len() - 1
     }
 
+    /// Takes over the texts of others, whose places keep their meaning; there must be none yet.
+    pub(crate) fn take_files(&mut self, others: Diagnostics) {
+        debug_assert!(self.files.is_empty(), "places would point elsewhere");
+        self.files = others.files;
+    }
+
     /// Adds an error about a span.
     pub fn error(&mut self, place: &Place, message: impl Into<String>) -> &mut Diagnostic {
         self.push(Severity::Error, Target::Span(place.clone()), message.into())

@@ -28,7 +28,6 @@ const DEBIAN_PACKAGES: &[(&str, &str)] = &[
     ("setfattr", "attr"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("qemu-system-i386", "qemu-system-x86"),
-    ("setpriv", "util-linux"),
 ];
 
 /// A program that is not installed; the message says which Debian package has it.
@@ -92,6 +91,17 @@ impl Tool {
             .env("TZ", "UTC0")
             .stdin(Stdio::null());
         Ok(Tool { command })
+    }
+
+    /// As [`Tool::new`], for a program that works in our directories: the kernel
+    /// ends it with us (with the thread that starts it, which waits for it), even
+    /// when we are killed. What a next run does would come in its way.
+    ///
+    /// # Errors
+    /// As [`Tool::new`].
+    pub fn bound(program: &str, purpose: &str) -> Result<Tool> {
+        let path = find_tool(program, purpose)?;
+        Ok(Tool::new("setpriv", purpose)?.args(["--pdeathsig", "KILL", "--"]).arg(path))
     }
 
     /// Adds one argument.

@@ -19,6 +19,7 @@ pub mod diagnostic;
 pub mod format;
 pub mod host;
 pub mod initramfs;
+pub mod inspect;
 pub mod interrupt;
 pub mod kmod;
 pub mod lock;

@@ -6,7 +6,8 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::cache::FileDigest;
-use crate::plan::{Package, Plan};
+use crate::initramfs::Sizes;
+use crate::plan::{Arch, Package, Plan};
 
 /// The content of `manifest.json`. Equal for equal builds: no host, no clock.
 #[derive(Debug, Serialize)]
@@ -23,11 +24,32 @@ pub struct Manifest<'p> {
     /// Files inside the ISO, by their path there.
     pub images: BTreeMap<String, FileDigest>,
     /// What unpacking the initramfs takes.
-    pub initramfs: serde_json::Value,
+    pub initramfs: InitramfsReport,
     /// Things a user should know and could overlook in a long log.
     pub notes: &'p [String],
     /// The resolved plan without host-specific places.
     pub plan: Plan,
+}
+
+/// What the initramfs weighs and takes.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct InitramfsReport {
+    /// Bytes of its parts.
+    #[serde(flatten)]
+    pub sizes: Sizes,
+    /// Bytes of RAM a machine must have to unpack it, as predicted.
+    pub predicted_ram: u64,
+    /// The same in words.
+    #[serde(skip)]
+    pub summary: String,
+}
+
+impl InitramfsReport {
+    /// The figures for one architecture's kernel.
+    pub fn new(sizes: Sizes, arch: Arch) -> InitramfsReport {
+        InitramfsReport { sizes, predicted_ram: sizes.predicted_ram(arch), summary: sizes.summary(arch) }
+    }
 }
 
 impl Manifest<'_> {

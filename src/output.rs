@@ -1,7 +1,7 @@
 //! The only door through which artifacts appear.
 //!
-//! A file is written without a name (`O_TMPFILE`), synced, compared with the
-//! digest it must have, and only then given its name by one rename. A build that
+//! A file is written without a name (`O_TMPFILE`), compared with the digest it
+//! must have (unless that was taken in this run), synced, and only then given its name by one rename. A build that
 //! is interrupted, killed or out of space leaves nothing behind. File systems
 //! without `O_TMPFILE` (FAT, some network ones) get a hidden temporary name
 //! instead; a leftover of that kind is removed by the next build.
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
-use crate::cache::{DamagedEntry, Fingerprint, fingerprint_file};
+use crate::cache::{DamagedEntry, Fingerprint, StageOutput, fingerprint_file};
 use crate::tree::Content;
 
 /// Tells the user something that does not stop the build, on standard error.
@@ -31,18 +31,22 @@ pub struct Artifact {
     pub content: Content,
     /// What the bytes must be.
     pub fingerprint: Fingerprint,
+    /// The cache entry that has the bytes.
+    pub stage: Option<StageOutput>,
 }
 
 impl Artifact {
     /// An artifact held in memory.
     pub fn bytes(name: impl Into<String>, bytes: Vec<u8>) -> Artifact {
         let fingerprint = Fingerprint::of(&bytes);
-        Artifact { name: name.into(), content: Content::bytes(bytes), fingerprint }
+        Artifact { name: name.into(), content: Content::bytes(bytes), fingerprint, stage: None }
     }
 
     /// An artifact that is a finished file of the cache.
-    pub fn file(name: impl Into<String>, path: &Path, fingerprint: Fingerprint) -> Artifact {
-        Artifact { name: name.into(), content: Content::file(path, fingerprint.size), fingerprint }
+    pub fn file(name: impl Into<String>, stage: &StageOutput, file: &str) -> Artifact {
+        let fingerprint = stage.fingerprint(file).clone();
+        let content = Content::file(&stage.unchecked_path(file), fingerprint.size);
+        Artifact { name: name.into(), content, fingerprint, stage: Some(stage.clone()) }
     }
 }
 
@@ -65,20 +69,19 @@ pub fn prepare(dir: &Path) -> Result<()> {
 
 /// Writes all artifacts, or none: every one is complete and checked before the
 /// first gets its name. One that is there already with the right bytes is left
-/// alone. Returns the paths in the order given. `damaged` is called when a file of
-/// the cache is not what was recorded, so that its owner can discard it.
+/// alone. Returns the paths in the order given. A cache entry that is not what
+/// was recorded is discarded.
 /// The directory is there, see [`prepare`].
 ///
 /// # Errors
 /// When the directory cannot be made or written, or the content is not what the digest says.
-pub fn publish(dir: &Path, artifacts: &[Artifact], damaged: impl Fn()) -> Result<Vec<PathBuf>> {
+pub fn publish(dir: &Path, artifacts: &[Artifact]) -> Result<Vec<PathBuf>> {
     remove_leftovers(dir)?;
     let mut pending = Vec::new();
     for artifact in artifacts {
         let path = dir.join(&artifact.name);
-        if !is_current(&path, &artifact.fingerprint) {
-            let staged =
-                stage(dir, artifact, &damaged).with_context(|| format!("writing {}", path.display()))?;
+        if !is_current(&path, artifact) {
+            let staged = stage(dir, artifact).with_context(|| format!("writing {}", path.display()))?;
             pending.push((staged, path));
         }
     }
@@ -88,9 +91,20 @@ pub fn publish(dir: &Path, artifacts: &[Artifact], damaged: impl Fn()) -> Result
     Ok(artifacts.iter().map(|a| dir.join(&a.name)).collect())
 }
 
-fn is_current(path: &Path, wanted: &Fingerprint) -> bool {
+fn is_current(path: &Path, artifact: &Artifact) -> bool {
+    let wanted = &artifact.fingerprint;
     let same_size = fs::symlink_metadata(path).is_ok_and(|m| m.is_file() && m.len() == wanted.size);
-    same_size && fingerprint_file(path).is_ok_and(|found| found == *wanted)
+    // A medium of another build tells by its first bytes, which saves reading it all.
+    let alike = || Some(beginning(File::open(path).ok()?) == beginning(artifact.content.open().ok()?));
+    same_size && alike() == Some(true) && fingerprint_file(path).is_ok_and(|found| found == *wanted)
+}
+
+/// The first 64 KiB, as far as they can be read: enough to hold an ISO's dates and ids.
+fn beginning(reader: impl Read) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // What cannot be read is met again, and reported, when it is copied.
+    let _ = reader.take(64 << 10).read_to_end(&mut bytes);
+    bytes
 }
 
 /// A complete file that has no final name yet.
@@ -103,8 +117,28 @@ struct Staged {
 
 const PREFIX: &str = ".liveiso-";
 
-fn stage(dir: &Path, artifact: &Artifact, damaged: &impl Fn()) -> Result<Staged> {
+fn stage(dir: &Path, artifact: &Artifact) -> Result<Staged> {
     let mut staged = Staged::create(dir, &artifact.name)?;
+    let found = match (&artifact.content, artifact.stage.as_ref().is_some_and(StageOutput::is_fresh)) {
+        (Content::Slice { file, .. }, true) => copy_fresh(file, artifact, &mut staged.file)?,
+        _ => copy(artifact, &mut staged.file)?,
+    };
+    if found != artifact.fingerprint {
+        artifact.stage.iter().for_each(StageOutput::discard);
+        return Err(DamagedEntry(PathBuf::from(&artifact.name)).into());
+    }
+    staged.file.sync_all().context("syncing to disk")?;
+    Ok(staged)
+}
+
+/// The kernel copies; only the size can still be wrong.
+fn copy_fresh(from: &Path, artifact: &Artifact, to: &mut File) -> Result<Fingerprint> {
+    let mut from = File::open(from).with_context(|| format!("opening {}", from.display()))?;
+    let size = std::io::copy(&mut from, to)?;
+    Ok(Fingerprint { size, ..artifact.fingerprint.clone() })
+}
+
+fn copy(artifact: &Artifact, to: &mut File) -> Result<Fingerprint> {
     let mut reader = artifact.content.open()?;
     let mut hasher = blake3::Hasher::new();
     let mut size = 0;
@@ -115,16 +149,10 @@ fn stage(dir: &Path, artifact: &Artifact, damaged: &impl Fn()) -> Result<Staged>
             break;
         }
         hasher.update(&buffer[..n]);
-        staged.file.write_all(&buffer[..n])?;
+        to.write_all(&buffer[..n])?;
         size += n as u64;
     }
-    let found = Fingerprint { size, blake3: hasher.finalize().to_hex().to_string() };
-    if found != artifact.fingerprint {
-        damaged();
-        return Err(DamagedEntry(PathBuf::from(&artifact.name)).into());
-    }
-    staged.file.sync_all().context("syncing to disk")?;
-    Ok(staged)
+    Ok(Fingerprint { size, blake3: hasher.finalize().to_hex().to_string() })
 }
 
 impl Staged {
@@ -196,10 +224,37 @@ mod tests {
         let mut bad = Artifact::bytes("b.txt", b"x".to_vec());
         bad.fingerprint.blake3 = "0".repeat(64);
         fs::write(dir.path().join("a.iso"), "old").unwrap();
-        let error = publish(dir.path(), &[good, bad], || ()).unwrap_err();
+        let error = publish(dir.path(), &[good, bad]).unwrap_err();
         assert!(error.is::<DamagedEntry>(), "{error:#}");
         assert_eq!(names(dir.path()), ["a.iso"]);
         assert_eq!(fs::read(dir.path().join("a.iso")).unwrap(), b"old");
+    }
+
+    #[test]
+    fn a_file_of_the_cache_is_compared_unless_this_run_made_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = crate::cache::Cache::open(&dir.path().join("cache")).unwrap();
+        let out = dir.path().join("out");
+        fs::create_dir(&out).unwrap();
+        let made = || cache.stage("s", &1, |dir| Ok(fs::write(dir.join("f"), vec![5; 100_000])?)).unwrap();
+        let (fresh, hit) = (made(), made());
+        assert_eq!((fresh.is_fresh(), hit.is_fresh()), (true, false));
+        for (stage, name) in [(&fresh, "fresh"), (&hit, "hit"), (&hit, "hit")] {
+            publish(&out, &[Artifact::file(name, stage, "f")]).unwrap();
+            assert_eq!(fs::read(out.join(name)).unwrap(), [5; 100_000], "{name}");
+        }
+        // Same size; the difference is behind what is compared first.
+        for (damage, name) in [(out.join("hit"), "hit"), (hit.unchecked_path("f"), "other")] {
+            let mut bytes = vec![5; 100_000];
+            bytes[99_999] = 6;
+            fs::write(damage, bytes).unwrap();
+            let published = publish(&out, &[Artifact::file(name, &hit, "f")]);
+            match name {
+                "hit" => assert_eq!(fs::read(&published.unwrap()[0]).unwrap(), [5; 100_000]),
+                _ => assert!(published.unwrap_err().is::<DamagedEntry>()),
+            }
+        }
+        assert_eq!(names(&out), ["fresh", "hit"]);
     }
 
     #[test]
@@ -207,7 +262,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("a.iso"), "old").unwrap();
         fs::write(dir.path().join(".liveiso-4294967295-a.iso"), "half").unwrap();
-        publish(dir.path(), &[Artifact::bytes("a.iso", b"new".to_vec())], || ()).unwrap();
+        publish(dir.path(), &[Artifact::bytes("a.iso", b"new".to_vec())]).unwrap();
         assert_eq!(names(dir.path()), ["a.iso"]);
         assert_eq!(fs::read(dir.path().join("a.iso")).unwrap(), b"new");
     }

@@ -43,6 +43,25 @@ pub struct Plan {
     pub overlays: Vec<Overlay>,
     /// The files under `efiboot/` the profile replaces, by name.
     pub efiboot: BTreeMap<String, InputFile>,
+    /// What the result may weigh. It changes no byte, so it is no part of the identity.
+    #[serde(default, skip_serializing_if = "Budget::is_empty")]
+    pub budget: Budget,
+}
+
+/// Limits beyond which a build fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Budget {
+    /// Most bytes of the initramfs on the medium.
+    pub initramfs: Option<u64>,
+    /// Most bytes of RAM that unpacking the initramfs may take, everything included.
+    pub memory: Option<u64>,
+}
+
+impl Budget {
+    fn is_empty(&self) -> bool {
+        *self == Budget::default()
+    }
 }
 
 /// Timestamps that every format of a build can hold: FAT counts from 1980, cpio
@@ -181,7 +200,7 @@ pub struct RootImage {
     /// The file system.
     #[serde(default)]
     pub format: RootFormat,
-    /// `gzip`, `xz`, `zstd`, `lz4`; of EROFS only `lz4`.
+    /// `gzip`, `xz`, `zstd`, `lz4`, `lzo`; of EROFS only `lz4`.
     pub compression: Compression,
     /// Compressor level; its meaning is the compressor's own.
     pub level: u32,
@@ -222,18 +241,121 @@ pub enum Compression {
     Zstd,
     /// LZ4 blocks.
     Lz4,
+    /// LZO1X blocks.
+    Lzo,
 }
 
 /// What goes into the initramfs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Initramfs {
+    /// How its files are stored and what becomes of them.
+    #[serde(default)]
+    pub layout: Layout,
     /// `zstd` (window 1 MiB) or `xz` (dictionary 1 MiB, CRC32).
     pub compression: Compression,
     /// Module names or globs (`drivers/ata/pata_*`) that must exist.
     pub modules: Vec<String>,
     /// The same, allowed to be missing from this kernel.
     pub optional_modules: Vec<String>,
+    /// Files that gen_init_cpio's description adds, in its order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub description: Vec<DescriptionEntry>,
+    /// Processor microcode in an archive of its own, in front.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub microcode: Option<Microcode>,
+}
+
+/// What an initramfs is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Layout {
+    /// One archive with everything, deleted when the root takes over.
+    #[default]
+    Plain,
+    /// A small loader and one squashfs with everything else, which stays compressed in RAM.
+    Squashed,
+    /// The whole root: there is no medium to find and no other root to hand over to.
+    Resident,
+}
+
+/// Where processor microcode comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "from")]
+pub enum Microcode {
+    /// Debian's packages intel-microcode and amd64-microcode.
+    Packages,
+    /// Files of the profile, in this order.
+    Files {
+        /// Intel's update files or AMD's containers.
+        files: Vec<InputFile>,
+    },
+}
+
+/// One line of a gen_init_cpio description.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DescriptionEntry {
+    /// Path without leading slash.
+    pub name: String,
+    /// The twelve permission bits.
+    pub mode: u16,
+    /// Numeric owner.
+    pub uid: u32,
+    /// Numeric group.
+    pub gid: u32,
+    /// Type and content.
+    #[serde(flatten)]
+    pub kind: DescriptionKind,
+}
+
+/// The types of a gen_init_cpio description, in its words.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "type")]
+pub enum DescriptionKind {
+    /// A directory.
+    Dir,
+    /// A regular file.
+    File {
+        /// Its bytes.
+        content: InputFile,
+        /// More names of the same file.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        links: Vec<String>,
+    },
+    /// A device node.
+    Nod {
+        /// Whether it is a block device; else a character device.
+        block: bool,
+        /// Driver.
+        major: u32,
+        /// Unit.
+        minor: u32,
+    },
+    /// A symbolic link.
+    Slink {
+        /// Target as written.
+        target: String,
+    },
+    /// A named pipe.
+    Pipe,
+    /// A Unix socket.
+    Sock,
+}
+
+impl Initramfs {
+    /// Every file of the profile that goes in.
+    fn input_files_mut(&mut self) -> impl Iterator<Item = &mut InputFile> {
+        let described = self.description.iter_mut().filter_map(|entry| match &mut entry.kind {
+            DescriptionKind::File { content, .. } => Some(content),
+            _ => None,
+        });
+        let microcode = match &mut self.microcode {
+            Some(Microcode::Files { files }) => files.as_mut_slice(),
+            _ => &mut [],
+        };
+        described.chain(microcode)
+    }
 }
 
 /// Boot loaders and their menus.
@@ -322,9 +444,11 @@ impl Plan {
             OverlayEntry::File { content, .. } => Some(content),
             _ => None,
         });
-        for file in overlay_files.chain(plan.efiboot.values_mut()) {
+        let initramfs_files = plan.initramfs.input_files_mut();
+        for file in overlay_files.chain(plan.efiboot.values_mut()).chain(initramfs_files) {
             file.path = None;
         }
+        plan.budget = Budget::default();
         plan
     }
 

@@ -88,7 +88,7 @@ const ENTRIES: [Entry; 11] = [
 ];
 
 /// What systems install beside the removable-media path, which is our own too.
-const EFI_LOADERS: &str = "/EFI/Microsoft/Boot/bootmgfw.efi /EFI/debian/shimx64.efi /EFI/debian/grubx64.efi \
+pub(super) const EFI_LOADERS: &str = "/EFI/Microsoft/Boot/bootmgfw.efi /EFI/debian/shimx64.efi /EFI/debian/grubx64.efi \
                            /EFI/debian/shimia32.efi /EFI/debian/grubia32.efi /EFI/ubuntu/shimx64.efi \
                            /EFI/fedora/shimx64.efi /EFI/opensuse/shim.efi /EFI/systemd/systemd-bootx64.efi";
 

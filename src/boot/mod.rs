@@ -262,13 +262,27 @@ fn profile_template(path: &Path, size: u64, sha256: &str) -> Result<String> {
     String::from_utf8(bytes).with_context(|| format!("{} is not UTF-8", path.display()))
 }
 
+/// Whether the built-in menus, or a kernel parameter, hold this volume id where
+/// Rufus would replace it: known without a build.
+pub fn is_rewritten_word(volume_id: &str, parameters: &str) -> bool {
+    let templates = template::TEMPLATES.iter().filter_map(|(name, _)| template::built_in(name));
+    let lines = templates.flat_map(str::lines).filter(|line| is_rewritten(line));
+    // What stands between percent signs is replaced.
+    let texts = lines.flat_map(|line| line.split('%').step_by(2));
+    texts.chain([entry::EFI_LOADERS, parameters]).any(|text| text.contains(volume_id))
+}
+
+fn is_rewritten(line: &str) -> bool {
+    const REWRITTEN: [&str; 7] = ["append", "for", "linux", "linuxefi", "$linux", "options", "search"];
+    let first = line.split_whitespace().next().unwrap_or_default();
+    REWRITTEN.contains(&first.to_ascii_lowercase().as_str())
+}
+
 /// Rufus, copying the medium to FAT, replaces the volume id by another label on
 /// lines that begin with these words, wherever in the line it stands.
 fn check_volume_id(file: &str, text: &str, volume_id: &str) -> Result<()> {
-    const REWRITTEN: [&str; 7] = ["append", "for", "linux", "linuxefi", "$linux", "options", "search"];
     for (number, line) in text.lines().enumerate() {
-        let first = line.split_whitespace().next().unwrap_or_default();
-        if REWRITTEN.contains(&first.to_ascii_lowercase().as_str()) && line.contains(volume_id) {
+        if is_rewritten(line) && line.contains(volume_id) {
             bail!(
                 "{file}: line {} of its result holds the volume id `{volume_id}`, which a copy by Rufus would \
                  replace: `{}`; search by the marker /%INSTALL_DIR%/%BUILD_ID%.id, or choose another volume id",

@@ -1,6 +1,7 @@
 //! The initramfs and the kernel it belongs to.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -8,50 +9,110 @@ use serde::Serialize;
 use super::SOURCE_DIGEST;
 use super::root::digests;
 use crate::cache::{Cache, StageOutput};
-use crate::initramfs;
+use crate::format::squashfs;
+use crate::initramfs::{self, Sizes};
 use crate::kmod;
-use crate::plan::{Initramfs, Plan};
+use crate::plan::{Initramfs, Layout, Plan};
 use crate::source;
 use crate::tree::{Kind, Tree};
 
-/// The compressed archive, without the build's id.
+/// The archives, without the build's id.
 pub const BASE: &str = "initrd-base.img";
 /// The kernel image.
 pub const KERNEL: &str = "vmlinuz";
 const SIZES: &str = "sizes.json";
+/// What a user should know about the initramfs, one a line.
+const NOTES: &str = "notes.txt";
+/// More than this in a root is no initramfs for anybody (bytes).
+const MAX_RESIDENT: u64 = 2 << 30;
 
 #[derive(Serialize)]
 struct Inputs<'p> {
     source: &'static str,
     arch: &'p str,
+    timestamp: i64,
     names: [&'p str; 3],
     initramfs: &'p Initramfs,
     packages: [Vec<&'p str>; 2],
+    /// Digest of the root image and its compression, where they matter.
+    root: Option<&'p str>,
+    root_compression: crate::plan::Compression,
 }
 
-/// Makes the initramfs without the build id, and takes the kernel out of its package.
+/// Makes the initramfs without the build id, and takes the kernel out of its
+/// package. The layout `resident` is made of `root`, which others do not need.
 ///
 /// # Errors
-/// Missing modules by name, a kernel package without a kernel.
-pub fn stage(plan: &Plan, cache: &Cache) -> Result<StageOutput> {
+/// Missing modules by name, what the kernel cannot do, a kernel package without a kernel.
+pub fn stage(plan: &Plan, identity: &Plan, cache: &Cache, root: Option<&StageOutput>) -> Result<StageOutput> {
+    let image = plan.root.image.format.file_name();
     let inputs = Inputs {
         source: SOURCE_DIGEST,
         arch: plan.arch.debian_name(),
-        names: [&plan.install_dir, &plan.iso_label, plan.root.image.format.file_name()],
-        initramfs: &plan.initramfs,
+        timestamp: plan.timestamp,
+        names: [&plan.install_dir, &plan.iso_label, image],
+        initramfs: &identity.initramfs,
         packages: [digests(&plan.packages.kernel), digests(&plan.packages.initramfs)],
+        root: root.map(|root| root.digest(image).sha256.as_str()),
+        root_compression: plan.root.image.compression,
     };
     cache.stage("initramfs", &inputs, |dir| {
         let kernel = source::unpacked_tree(cache, plan.arch, &plan.packages.kernel)?;
-        let busybox = source::unpacked_tree(cache, plan.arch, &plan.packages.initramfs)?;
-        let tree = initramfs::base_tree(plan, &kernel, &busybox, initramfs::INIT)
-            .context("making the initramfs tree")?;
-        let packed = initramfs::pack(&tree, plan.initramfs.compression).context("packing the initramfs")?;
-        fs::write(dir.join(BASE), &packed.bytes).context("writing the initramfs")?;
-        let sizes = serde_json::to_vec(&packed.sizes).context("serialising the initramfs sizes")?;
+        let packages = source::unpacked_tree(cache, plan.arch, &plan.packages.initramfs)?;
+        let mut notes = String::new();
+        let image = match root {
+            Some(root) => {
+                let work = cache.work_dir()?;
+                resident(plan, &kernel, root, &work.path, &mut notes)?
+            }
+            None => searching(plan, &kernel, &packages)?,
+        };
+        let mut bytes = initramfs::microcode_archive(plan, &packages).context("packing the microcode")?;
+        let microcode = bytes.len() as u64;
+        bytes.extend(image.bytes);
+        let sizes = Sizes { microcode, unpacked: image.sizes.unpacked + microcode, ..image.sizes };
+        fs::write(dir.join(BASE), &bytes).context("writing the initramfs")?;
+        let sizes = serde_json::to_vec(&sizes).context("serialising the initramfs sizes")?;
         fs::write(dir.join(SIZES), sizes).context("writing the initramfs sizes")?;
+        fs::write(dir.join(NOTES), notes).context("writing the notes")?;
         fs::write(dir.join(KERNEL), kernel_image(&kernel)?).context("writing the kernel")
     })
+}
+
+/// /init with its modules, plain or squashed.
+fn searching(plan: &Plan, kernel: &Tree, packages: &Tree) -> Result<initramfs::Packed> {
+    let mut tree =
+        initramfs::base_tree(plan, kernel, packages, initramfs::INIT).context("making the initramfs tree")?;
+    initramfs::add_description(plan, &mut tree)?;
+    initramfs::check_kernel(plan, kernel, &tree).context("comparing the kernel with what the image needs")?;
+    let compression = plan.initramfs.compression;
+    if plan.initramfs.layout != Layout::Squashed {
+        return initramfs::pack(&tree, compression).context("packing the initramfs");
+    }
+    let modules = Sizes::of(&tree).modules;
+    let (loader, squashed) = initramfs::squash(plan, &tree)?;
+    let mut packed = initramfs::pack(&loader, compression).context("packing the initramfs")?;
+    (packed.sizes.modules, packed.sizes.squashed) = (modules, squashed);
+    Ok(packed)
+}
+
+/// The root as it is in its image.
+fn resident(
+    plan: &Plan,
+    kernel: &Tree,
+    root: &StageOutput,
+    work: &Path,
+    notes: &mut String,
+) -> Result<initramfs::Packed> {
+    let scratch = work.join("root");
+    let image = root.open(plan.root.image.format.file_name())?;
+    let mut tree = squashfs::read(&image, &scratch, MAX_RESIDENT).context("reading the root")?;
+    for path in initramfs::make_resident(plan, &mut tree)? {
+        notes.push_str(&format!("{path} lost its capabilities: an initramfs has no extended attributes\n"));
+    }
+    initramfs::add_description(plan, &mut tree)?;
+    initramfs::check_kernel(plan, kernel, &tree).context("comparing the kernel with what the image needs")?;
+    initramfs::pack(&tree, plan.initramfs.compression).context("packing the initramfs")
 }
 
 fn kernel_image(tree: &Tree) -> Result<Vec<u8>> {
@@ -64,11 +125,20 @@ fn kernel_image(tree: &Tree) -> Result<Vec<u8>> {
     }
 }
 
-/// Sizes for the manifest.
+/// What the initramfs weighs.
 ///
 /// # Errors
 /// A damaged cache entry.
-pub fn sizes(output: &StageOutput) -> Result<serde_json::Value> {
+pub fn sizes(output: &StageOutput) -> Result<Sizes> {
     let json = fs::read(output.open(SIZES)?).context("reading the initramfs sizes")?;
     serde_json::from_slice(&json).context("parsing the initramfs sizes")
+}
+
+/// What the stage has to tell a user, kept with its result so that a cached build says it too.
+///
+/// # Errors
+/// A damaged cache entry.
+pub fn notes(output: &StageOutput) -> Result<Vec<String>> {
+    let text = fs::read_to_string(output.open(NOTES)?).context("reading the notes of the initramfs")?;
+    Ok(text.lines().map(str::to_string).collect())
 }

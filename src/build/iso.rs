@@ -1,5 +1,6 @@
 //! The medium: initramfs with its id, menus and loaders, ESP, ISO.
 
+use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,9 +11,9 @@ use crate::boot;
 use crate::cache::{Cache, StageOutput};
 use crate::format::{fat, iso9660};
 use crate::initramfs;
-use crate::plan::Plan;
+use crate::plan::{Layout, Plan};
 use crate::source;
-use crate::tree::{Content, Meta, Tree};
+use crate::tree::{Content, Kind, Meta, Tree};
 
 /// The finished medium.
 pub const ISO: &str = "medium.iso";
@@ -44,7 +45,7 @@ pub fn stage(
             };
             write_esp(esp, &options, &dir.join(ESP)).context("writing efiboot.img")?;
         }
-        write_initrd(plan, initramfs, build_id, &dir.join(INITRD)).context("writing initrd.img")?;
+        write_initrd(plan, root, initramfs, build_id, &dir.join(INITRD)).context("writing initrd.img")?;
         let tree = medium_tree(plan, boot.iso, dir, root, initramfs)?;
         let efi_image = boot.esp.is_some().then(|| dir.join(ESP));
         let options = iso_options(plan, ids, boot.isohybrid_mbr, efi_image);
@@ -62,9 +63,20 @@ fn write_esp(esp: &Tree, options: &fat::Options, path: &Path) -> Result<()> {
 
 /// The kernel takes any number of archives in a row: the cached base, then the
 /// id and the sentinel by which /init knows that everything was unpacked.
-fn write_initrd(plan: &Plan, stage: &StageOutput, build_id: &str, path: &Path) -> Result<()> {
-    let mut image = fs::read(stage.open(initramfs_stage::BASE)?).context("reading the cached initramfs")?;
-    image.extend(initramfs::id_archive(build_id, plan.timestamp)?);
+fn write_initrd(
+    plan: &Plan,
+    root: &StageOutput,
+    initramfs: &StageOutput,
+    build_id: &str,
+    path: &Path,
+) -> Result<()> {
+    let mut image =
+        fs::read(initramfs.open(initramfs_stage::BASE)?).context("reading the cached initramfs")?;
+    image.extend(initramfs::id_archive(
+        build_id,
+        root.digest(plan.root.image.format.file_name()),
+        plan.timestamp,
+    )?);
     fs::write(path, image).with_context(|| format!("writing {}", path.display()))
 }
 
@@ -78,17 +90,37 @@ fn medium_tree(
     let origin = tree.add_origin("liveiso");
     let arch = plan.arch.debian_name();
     let top = &plan.install_dir;
-    let image = plan.root.image.format.file_name();
-    let files = [
+    let mut files = vec![
         (format!("{top}/boot/{arch}/vmlinuz"), initramfs.open(initramfs_stage::KERNEL)?),
         (format!("{top}/boot/{arch}/initrd.img"), dir.join(INITRD)),
-        (format!("{top}/{arch}/{image}"), root.open(image)?),
     ];
+    // A resident root is in the initramfs already.
+    if plan.initramfs.layout != Layout::Resident {
+        let image = plan.root.image.format.file_name();
+        files.push((format!("{top}/{arch}/{image}"), root.open(image)?));
+    }
     for (path, file) in files {
         let size = fs::metadata(&file).with_context(|| format!("reading {}", file.display()))?.len();
         tree.add_file(path.as_bytes(), Content::file(&file, size), Meta::mode(0o444), origin)?;
     }
+    let digests = Content::bytes(digest_list(&tree, top)?);
+    tree.add_file(format!("{top}/sha256sums").as_bytes(), digests, Meta::mode(0o444), origin)?;
     Ok(tree)
+}
+
+/// What `verify` checks: SHA-256 and name of every file below `top`, in the form
+/// of sha256sum and relative to `top`. Menus, which Rufus rewrites and people
+/// edit, lie elsewhere.
+fn digest_list(tree: &Tree, top: &str) -> Result<String> {
+    let mut list = String::new();
+    for entry in tree.walk() {
+        let path = std::str::from_utf8(&entry.path).context("reading the names on the medium")?;
+        let Some(name) = path.strip_prefix(top).and_then(|rest| rest.strip_prefix('/')) else { continue };
+        if let Kind::File(content) = &entry.inode.kind {
+            writeln!(list, "{}  {name}", content.sha256()?).expect("writing to a String");
+        }
+    }
+    Ok(list)
 }
 
 fn iso_options(

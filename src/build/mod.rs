@@ -1,7 +1,7 @@
 //! The build on one page: from a plan to finished artifacts.
 //!
 //! 1. Packages are in the cache; each is compared with its pinned digest when it is unpacked.
-//! 2. [`root`]: packages + kernel modules + overlays + rules → squashfs or EROFS.
+//! 2. [`base`]: packages + kernel modules → tree; [`root`]: that + overlays + rules → squashfs or EROFS.
 //! 3. [`initramfs`]: /init + modules + busybox → newc cpio, compressed.
 //! 4. The build id: a digest of all that, and the name of the medium's marker file.
 //! 5. [`iso`]: menus and loaders → ESP (FAT) → hybrid ISO.
@@ -10,6 +10,7 @@
 //! 2 and 3 run side by side. Each stage is a plain function whose result the
 //! cache keeps under the digest of its inputs; a hit never changes a byte.
 
+pub mod base;
 pub mod initramfs;
 pub mod iso;
 pub mod root;
@@ -22,16 +23,17 @@ use anyhow::{Context, Result, anyhow};
 use serde::Serialize;
 
 use crate::cache::{Cache, FileDigest, StageOutput, hex_sha256, retry_damaged};
-use crate::manifest::{Manifest, package_list};
+use crate::manifest::{InitramfsReport, Manifest, package_list};
 use crate::output::{Artifact, prepare, publish};
-use crate::plan::{Package, Plan};
+use crate::plan::{Layout, Package, Plan};
 use crate::source;
 
 /// Part of every stage key that our own code decides: another version of the program, another key.
 const SOURCE_DIGEST: &str = env!("LIVEISO_SOURCE_DIGEST");
 
-/// Every stage in the order of this page; the first two are made for others.
-pub const STAGES: [&str; 5] = ["configured-root", "data-tar", "root", "initramfs", "iso"];
+/// Every stage in the order of this page; the first four are made for others.
+pub const STAGES: [&str; 7] =
+    ["resolution", "configured-root", "data-tar", "base-tree", "root", "initramfs", "iso"];
 
 /// What a caller chooses that no byte of the result may depend on.
 #[derive(Clone, Debug)]
@@ -56,6 +58,8 @@ pub struct Built {
     pub notes: Vec<String>,
     /// Sizes of what matters on small machines, by name, in bytes.
     pub sizes: BTreeMap<String, u64>,
+    /// What unpacking the initramfs takes.
+    pub initramfs: InitramfsReport,
 }
 
 /// Builds everything a plan asks for and publishes it under `options.out`.
@@ -71,15 +75,31 @@ pub fn build(plan: &Plan, cache: &Cache, options: &BuildOptions) -> Result<Built
 fn build_once(plan: &Plan, cache: &Cache, options: &BuildOptions) -> Result<Built> {
     let plan_identity = plan.identity();
     fetch_packages(plan, cache, options)?;
-    let (root, initramfs) = std::thread::scope(|scope| {
-        let initramfs = scope.spawn(|| initramfs::stage(plan, cache));
-        let root = root::stage(plan, &plan_identity, cache, options.jobs);
-        let initramfs = initramfs.join().unwrap_or_else(|_| Err(anyhow!("the initramfs stage panicked")));
-        Ok::<_, anyhow::Error>((root?, initramfs?))
-    })?;
+    let (root, initramfs) = images(plan, &plan_identity, cache, options.jobs)?;
+    initramfs::sizes(&initramfs)?.check(plan.arch, &plan.budget)?;
     let build_id = build_id(&plan_identity, &root, &initramfs)?;
     let iso = iso::stage(plan, cache, &build_id, &root, &initramfs)?;
     finish(plan, plan_identity, options, build_id, &root, &initramfs, &iso)
+}
+
+/// Root and initramfs side by side, or, where the initramfs is the root, one after the other.
+fn images(
+    plan: &Plan,
+    identity: &Plan,
+    cache: &Cache,
+    jobs: NonZeroUsize,
+) -> Result<(StageOutput, StageOutput)> {
+    if plan.initramfs.layout == Layout::Resident {
+        let root = root::stage(plan, identity, cache, jobs)?;
+        let initramfs = initramfs::stage(plan, identity, cache, Some(&root))?;
+        return Ok((root, initramfs));
+    }
+    std::thread::scope(|scope| {
+        let initramfs = scope.spawn(|| initramfs::stage(plan, identity, cache, None));
+        let root = root::stage(plan, identity, cache, jobs);
+        let initramfs = initramfs.join().unwrap_or_else(|_| Err(anyhow!("the initramfs stage panicked")));
+        Ok((root?, initramfs?))
+    })
 }
 
 fn fetch_packages(plan: &Plan, cache: &Cache, options: &BuildOptions) -> Result<()> {
@@ -110,16 +130,20 @@ fn finish(
     iso: &StageOutput,
 ) -> Result<Built> {
     let stem = plan.artifact_stem();
-    let root_image = plan.root.image.format.file_name();
     let iso_name = format!("{stem}.iso");
     let iso_digest = iso.digest(iso::ISO).clone();
     let mut notes = plan.debian.left_out.clone();
     notes.extend(root::notes(root)?);
+    notes.extend(initramfs::notes(initramfs)?);
+    let initramfs_sizes = initramfs::sizes(initramfs)?;
     let mut images: BTreeMap<String, FileDigest> = BTreeMap::from([
-        (root_image.to_string(), root.digest(root_image).clone()),
         ("initrd.img".to_string(), iso.digest(iso::INITRD).clone()),
         ("vmlinuz".to_string(), initramfs.digest(initramfs::KERNEL).clone()),
     ]);
+    if plan.initramfs.layout != Layout::Resident {
+        let name = plan.root.image.format.file_name();
+        images.insert(name.to_string(), root.digest(name).clone());
+    }
     if let Some(esp) = iso.files.get(iso::ESP) {
         images.insert("efiboot.img".to_string(), esp.clone());
     }
@@ -129,24 +153,21 @@ fn finish(
         build_id: &build_id,
         artifacts: BTreeMap::from([(iso_name.clone(), iso_digest.clone())]),
         images: images.clone(),
-        initramfs: initramfs::sizes(initramfs)?,
+        initramfs: InitramfsReport::new(initramfs_sizes, plan.arch),
         notes: &notes,
         plan: plan_identity,
     };
     let checksum = format!("{}  {iso_name}\n", iso_digest.sha256);
     let artifacts = [
-        Artifact::file(&iso_name, &iso.unchecked_path(iso::ISO), iso.fingerprint(iso::ISO).clone()),
+        Artifact::file(&iso_name, iso, iso::ISO),
         Artifact::bytes(format!("{iso_name}.sha256"), checksum.into_bytes()),
         Artifact::bytes(format!("{stem}.manifest.json"), manifest.to_json()?),
         Artifact::bytes(format!("{stem}.packages.txt"), package_list(plan).into_bytes()),
-        Artifact::file(
-            format!("{stem}.files.txt"),
-            &root.open(root::FILES)?,
-            root.fingerprint(root::FILES).clone(),
-        ),
+        Artifact::file(format!("{stem}.files.txt"), root, root::FILES),
     ];
-    let paths = publish(&options.out, &artifacts, || iso.discard())?;
+    let paths = publish(&options.out, &artifacts)?;
     let sizes = images.into_iter().map(|(name, digest)| (name, digest.size));
     let sizes = sizes.chain([("iso".to_string(), iso_digest.size)]).collect();
-    Ok(Built { artifacts: paths, build_id, notes, sizes })
+    let initramfs = InitramfsReport::new(initramfs_sizes, plan.arch);
+    Ok(Built { artifacts: paths, build_id, notes, sizes, initramfs })
 }

@@ -1,21 +1,21 @@
-//! The live root: packages, kernel modules, overlays and rules, as a squashfs or EROFS image.
+//! The live root: the base, overlays and rules, as a squashfs or EROFS image.
 
 use std::fs::{self, File};
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::SOURCE_DIGEST;
+use super::{SOURCE_DIGEST, base};
 use crate::cache::{Cache, StageOutput};
 use crate::format::erofs;
 use crate::format::squashfs::{self, BlockCache};
 use crate::kmod;
 use crate::plan::{Overlay, OverlayEntry, Package, Plan, Root, RootFormat, RootMode};
-use crate::resolve;
+use crate::resolve::{self, Blame, Mistake, Mistakes};
 use crate::source;
-use crate::tree::{Content, InodeId, Meta, Tree, display_path, exclude, set_permissions};
+use crate::tree::{Content, InodeId, Meta, Tree, display_path, set_permissions};
 
 /// Every file of the root with its origin, one a line.
 pub const FILES: &str = "files.txt";
@@ -35,6 +35,7 @@ struct Inputs<'p> {
     timestamp: i64,
     names: [&'p str; 2],
     root: &'p Root,
+    installer: Option<String>,
     packages: [Vec<&'p str>; 2],
     overlays: &'p [Overlay],
 }
@@ -42,7 +43,7 @@ struct Inputs<'p> {
 /// Makes the root image, or finds it in the cache.
 ///
 /// # Errors
-/// Conflicts between packages and overlays, what squashfs cannot carry, failing tools.
+/// Conflicts between packages and overlays, what the format cannot carry, failing tools.
 pub fn stage(plan: &Plan, identity: &Plan, cache: &Cache, jobs: NonZeroUsize) -> Result<StageOutput> {
     let inputs = Inputs {
         source: SOURCE_DIGEST,
@@ -50,24 +51,26 @@ pub fn stage(plan: &Plan, identity: &Plan, cache: &Cache, jobs: NonZeroUsize) ->
         timestamp: plan.timestamp,
         names: [&plan.iso_name, &plan.iso_version],
         root: &plan.root,
+        installer: match plan.root.mode {
+            RootMode::Configured => Some(source::installer()?),
+            RootMode::Unpacked => None,
+        },
         packages: [digests(&plan.packages.root), digests(&plan.packages.kernel)],
         overlays: &identity.overlays,
     };
     cache.stage("root", &inputs, |dir| {
-        let mut notes = Vec::new();
-        let tree = tree(plan, cache, &mut notes).context("making the root tree")?;
+        let (tree, mut notes) = tree(plan, cache).context("making the root tree")?;
         let name = plan.root.image.format.file_name();
-        let out = dir.join(name);
         match plan.root.image.format {
             RootFormat::Squashfs => {
                 let first = boot_files(&tree, &plan.root.boot_order, &mut notes);
-                write_squashfs(&tree, &first, plan, cache, jobs, &out)
+                write_squashfs(&tree, &first, plan, cache, jobs, dir)
             }
-            RootFormat::Erofs => write_erofs(&tree, plan, cache, &mut notes, &out),
+            RootFormat::Erofs => write_erofs(&tree, plan, cache, &mut notes, dir),
         }
         .with_context(|| format!("writing {name}"))?;
         fs::write(dir.join(FILES), origins(&tree)).context("writing the list of files")?;
-        fs::write(dir.join(NOTES), notes.concat()).context("writing the notes")
+        fs::write(dir.join(NOTES), notes).context("writing the notes")
     })
 }
 
@@ -84,53 +87,25 @@ pub fn notes(output: &StageOutput) -> Result<Vec<String>> {
     Ok(text.lines().map(str::to_string).collect())
 }
 
-fn tree(plan: &Plan, cache: &Cache, notes: &mut Vec<String>) -> Result<Tree> {
-    let packages = &plan.packages;
-    let mut tree = match plan.root.mode {
-        RootMode::Configured => {
-            // No dpkg excludes: the tree is filtered below, where a change costs no new installation.
-            source::configured_tree(
-                cache,
-                plan.arch,
-                &plan.debian.suite,
-                &packages.root,
-                plan.timestamp,
-                &[],
-            )?
-        }
-        RootMode::Unpacked => source::unpacked_tree(cache, plan.arch, &packages.root)?,
-    };
-    source::unpack_into(&mut tree, cache, &packages.kernel)?;
-    remove_build_traces(&mut tree)?;
-    for unused in exclude(&mut tree, &plan.root.exclude)? {
-        notes.push(format!("exclude pattern `{unused}` matches nothing\n"));
-    }
-    for version in kmod::kernel_versions(&tree) {
-        kmod::depmod(&mut tree, &version, plan.timestamp)
-            .with_context(|| format!("indexing the modules of kernel {version}"))?;
-    }
+/// The tree and what a user should know about it, one a line.
+fn tree(plan: &Plan, cache: &Cache) -> Result<(Tree, String)> {
+    let (mut tree, notes) = base::tree(plan, cache)?;
     for overlay in &plan.overlays {
         lay_over(&mut tree, overlay).with_context(|| format!("laying {} over the root", overlay.origin))?;
     }
     describe(&mut tree, plan)?;
     let missing = set_permissions(&mut tree, &plan.root.file_permissions);
     // A typing error here could leave a secret readable, so it is no mere note.
-    ensure!(
-        missing.is_empty(),
-        "file-permissions: not in the root: {}; correct the paths",
-        missing.join(", ")
-    );
+    if !missing.is_empty() {
+        return Err(Mistakes(missing.into_iter().map(no_such_path).collect()).into());
+    }
     tree.clamp_mtimes(plan.timestamp);
-    Ok(tree)
+    Ok((tree, notes))
 }
 
-/// The kernel is read from the medium by the loader, never from the root; and
-/// what maintainer scripts leave differently each time would change the image.
-fn remove_build_traces(tree: &mut Tree) -> Result<()> {
-    let mut patterns = vec!["/boot/*".to_string()];
-    patterns.extend(source::volatile_paths().iter().map(|p| p.to_string()));
-    exclude(tree, &patterns)?;
-    Ok(())
+fn no_such_path(path: String) -> Mistake {
+    let message = format!("the root has no `{path}`, so its owner and mode cannot be set");
+    Mistake { blame: Blame::FilePermission(path), message, help: "correct the path".to_string() }
 }
 
 /// Adds an overlay to a tree, over what is there already.
@@ -179,7 +154,7 @@ fn describe(tree: &mut Tree, plan: &Plan) -> Result<()> {
 
 /// The files a boot reads, in that order. Module directories are named for the
 /// kernel's version, so an order recorded with another kernel is read for this one.
-fn boot_files(tree: &Tree, order: &[String], notes: &mut Vec<String>) -> Vec<InodeId> {
+fn boot_files(tree: &Tree, order: &[String], notes: &mut String) -> Vec<InodeId> {
     let versions = kmod::kernel_versions(tree);
     let find = |path: &String| {
         let path = path.strip_prefix('/').unwrap_or(path);
@@ -191,7 +166,7 @@ fn boot_files(tree: &Tree, order: &[String], notes: &mut Vec<String>) -> Vec<Ino
     let found: Vec<InodeId> = order.iter().filter_map(find).collect();
     let lost = order.len() - found.len();
     if lost > 0 {
-        notes.push(format!(
+        notes.push_str(&format!(
             "{lost} of the {} files in boot-order do not exist; \
              record it again with `liveiso test PROFILE --record-boot-order`\n",
             order.len()
@@ -206,10 +181,10 @@ fn write_squashfs(
     plan: &Plan,
     cache: &Cache,
     jobs: NonZeroUsize,
-    path: &Path,
+    dir: &Path,
 ) -> Result<()> {
     let image = &plan.root.image;
-    let blocks = BlockCache::open(&cache.subdir("blocks"), BLOCK_CACHE_SIZE)?;
+    let blocks = BlockCache::open(&cache.subdir("blocks"), BLOCK_CACHE_SIZE)?.with_scratch(dir);
     let options = squashfs::Options {
         compression: image.compression,
         level: image.level,
@@ -219,20 +194,21 @@ fn write_squashfs(
         block_cache: Some(&blocks),
         first,
     };
-    let mut out = File::create_new(path).with_context(|| format!("creating {}", path.display()))?;
+    let path = dir.join(RootFormat::Squashfs.file_name());
+    let mut out = File::create_new(&path).with_context(|| format!("creating {}", path.display()))?;
     squashfs::write(tree, &options, &mut out)?;
     Ok(())
 }
 
-fn write_erofs(tree: &Tree, plan: &Plan, cache: &Cache, notes: &mut Vec<String>, path: &Path) -> Result<()> {
+fn write_erofs(tree: &Tree, plan: &Plan, cache: &Cache, notes: &mut String, dir: &Path) -> Result<()> {
     if !plan.root.boot_order.is_empty() {
-        notes.push("boot-order is not applied: mkfs.erofs has an order of its own\n".to_string());
+        notes.push_str("boot-order is not applied: mkfs.erofs has an order of its own\n");
     }
     let image = &plan.root.image;
     let options =
         erofs::Options { level: image.level, cluster_size: image.block_size, timestamp: plan.timestamp };
     let work = cache.work_dir()?;
-    erofs::write(tree, &options, &work.path, path)
+    erofs::write(tree, &options, &work.path, &dir.join(RootFormat::Erofs.file_name()))
 }
 
 fn origins(tree: &Tree) -> String {
@@ -255,14 +231,14 @@ mod tests {
         )
         .unwrap();
         let order = ["/usr/lib/modules/6.1.0-50/kernel/x.ko", "/usr/bin/b", "/gone", "/usr/bin/a"];
-        let mut notes = Vec::new();
+        let mut notes = String::new();
         let found = boot_files(&tree, &order.map(String::from), &mut notes);
         let expected = ["usr/lib/modules/6.1.0-51/kernel/x.ko", "usr/bin/b", "usr/bin/a"];
         assert_eq!(found, expected.map(|path| tree.get(path.as_bytes()).unwrap()));
         assert_eq!(
             notes,
-            ["1 of the 4 files in boot-order do not exist; \
-              record it again with `liveiso test PROFILE --record-boot-order`\n"]
+            "1 of the 4 files in boot-order do not exist; \
+             record it again with `liveiso test PROFILE --record-boot-order`\n"
         );
     }
 }

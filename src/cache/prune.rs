@@ -2,11 +2,12 @@
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::sync::Mutex;
 
 use anyhow::{Context, Result};
 
 use super::entry::{APT_PARTS, Entry, EntryKind};
-use super::{Cache, DEBS_LOCK, lock, locked};
+use super::{Cache, DATA_TAR, DEBS, SharedUse, lock, locked};
 
 /// What a prune did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,14 +32,15 @@ impl Cache {
             let order = |e: &Entry| (e.last_used, e.nanoseconds);
             order(a).cmp(&order(b)).then_with(|| (&a.stage, &a.key).cmp(&(&b.stage, &b.key)))
         });
-        let debs = self.free_debs()?;
+        let debs = self.freed(&self.debs, DEBS)?;
+        let data_tars = self.freed(&self.data_tars, DATA_TAR)?;
         let mut pruned = Pruned { kept: entries.iter().map(|e| e.size).sum(), ..Pruned::default() };
         for entry in entries {
             if pruned.kept <= max_size {
                 break;
             }
             let removed = self
-                .remove(&entry, debs.is_some())
+                .remove(&entry, debs.is_some(), data_tars.is_some())
                 .with_context(|| format!("removing {}", entry.path.display()))?;
             if removed {
                 pruned.kept -= entry.size;
@@ -51,17 +53,25 @@ impl Cache {
         Ok(pruned)
     }
 
-    /// The packages' lock, when no other build uses packages; our own run's are known by name.
-    fn free_debs(&self) -> Result<Option<File>> {
-        locked(&self.debs).lock = None;
-        lock::try_exclusive(&self.dir.join(DEBS_LOCK))
+    /// The lock of all entries of a kind, when no other build uses any; our own run's are known by name.
+    fn freed(&self, uses: &Mutex<SharedUse>, kind: &str) -> Result<Option<File>> {
+        locked(uses).lock = None;
+        lock::try_exclusive(&self.shared_lock_path(kind))
     }
 
     /// Whether the entry could be removed.
-    fn remove(&self, entry: &Entry, debs_are_free: bool) -> Result<bool> {
+    fn remove(&self, entry: &Entry, debs_are_free: bool, data_tars_are_free: bool) -> Result<bool> {
+        let used = |uses| locked::<SharedUse>(uses).used.contains(&entry.key);
         match entry.kind {
+            EntryKind::Stage if entry.stage == DATA_TAR => {
+                if !data_tars_are_free || used(&self.data_tars) {
+                    return Ok(false);
+                }
+                self.take_away(&entry.path)?;
+                Ok(true)
+            }
             EntryKind::Stage => self.remove_stage(entry),
-            EntryKind::Deb if !debs_are_free || locked(&self.debs).used.contains(&entry.key) => Ok(false),
+            EntryKind::Deb if !debs_are_free || used(&self.debs) => Ok(false),
             // A build that has a pack open keeps reading it.
             EntryKind::Deb | EntryKind::Blocks => {
                 fs::remove_file(&entry.path)?;
@@ -99,7 +109,7 @@ impl Cache {
         for file in fs::read_dir(&locks).with_context(|| format!("reading {}", locks.display()))? {
             let path = file.with_context(|| format!("reading {}", locks.display()))?.path();
             let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            let Some((stage, key)) = stem.rsplit_once('-') else { continue };
+            let Some((stage, key)) = stem.rsplit_once('-').filter(|_| stem != DATA_TAR) else { continue };
             if self.dir.join("stages").join(stage).join(key).exists() {
                 continue;
             }
@@ -175,9 +185,26 @@ mod tests {
         assert_eq!(cache.prune(0).unwrap().removed, []);
         drop(cache);
         assert_eq!(other.prune(0).unwrap().kept, 0);
-        assert_eq!(names(&other.subdir("locks")), ["debs.use"]);
+        assert_eq!(names(&other.subdir("locks")), ["data-tar.use", "debs.use"]);
         assert_eq!(names(&other.subdir("work")), [""; 0]);
         assert_eq!(other.entries().unwrap(), []);
+    }
+
+    #[test]
+    fn unpacked_packages_of_a_running_build_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let data_tar = |cache: &Cache, key: u32| {
+            cache.stage(DATA_TAR, &key, |dir| Ok(fs::write(dir.join("data.tar"), "x")?)).unwrap();
+        };
+        data_tar(&Cache::open(dir.path()).unwrap(), 1);
+        let [building, other] = [(); 2].map(|()| Cache::open(dir.path()).unwrap());
+        data_tar(&building, 2);
+        assert_eq!(other.prune(0).unwrap().removed.len(), 0, "another build may use either");
+        assert_eq!(building.prune(0).unwrap().removed.len(), 1, "it knows its own");
+        data_tar(&building, 2);
+        assert_eq!(building.stage_reports().iter().map(|r| r.hit).collect::<Vec<_>>(), [false, true]);
+        drop(building);
+        assert_eq!(other.prune(0).unwrap().removed.len(), 1);
     }
 
     #[test]

@@ -61,8 +61,7 @@ impl Cache {
 
     fn verify_stage(&self, entry: &Entry) -> Result<Option<String>> {
         // Shared like a build's: a prune must not look like damage.
-        let lock_path = self.lock_path(&entry.stage, &entry.key, "use");
-        let _in_use = lock::shared(&lock_path)?;
+        let _in_use = lock::shared(&self.use_lock_path(&entry.stage, &entry.key))?;
         if !entry.path.exists() {
             return Ok(None);
         }

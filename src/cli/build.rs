@@ -8,10 +8,12 @@ use anyhow::Context;
 
 use super::cache::{apply_limit, max_size, parse_size};
 use super::timings::{StageTotal, table, totals};
-use super::{CacheArgs, Failure, LockArgs, message, resolve_profile};
+use super::{CacheArgs, Exit, Failure, LockArgs, message, print_diagnostics, profile_dir, resolve_profile};
 use crate::build::{BuildOptions, Built, build};
+use crate::diagnostic::Diagnostics;
 use crate::host::{ResourceUse, resource_use};
 use crate::output::warn;
+use crate::resolve::{Mistakes, report};
 
 /// Build a profile's ISO, checksum, manifest and package list.
 #[derive(Debug, clap::Args)]
@@ -53,7 +55,8 @@ pub(super) fn run(args: &Args, color: bool) -> Result<(), Failure> {
         jobs: args.jobs.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN),
         offline: args.cache.offline,
     };
-    let built = build(&resolved.plan, &cache, &options).map_err(Failure::of_build)?;
+    let built = build(&resolved.plan, &cache, &options).map_err(|error| failure(args, error, color))?;
+    message(&format!("{}\n", built.initramfs.summary));
     for note in &built.notes {
         warn(note);
     }
@@ -67,6 +70,17 @@ pub(super) fn run(args: &Args, color: bool) -> Result<(), Failure> {
         message(&table(&stages, &used));
     }
     if args.json { print_json(&built, &stages, &used) } else { print_paths(&built) }
+}
+
+/// The profile's mistakes are shown where they are written.
+fn failure(args: &Args, error: anyhow::Error, color: bool) -> Failure {
+    let Some(mistakes) = error.downcast_ref::<Mistakes>() else {
+        return Failure::of_build(error);
+    };
+    let mut diagnostics = Diagnostics::default();
+    report(&profile_dir(&args.profile), mistakes, &mut diagnostics);
+    print_diagnostics(&diagnostics, color);
+    Failure::explained(Exit::ProfileInvalid)
 }
 
 fn print_paths(built: &Built) -> Result<(), Failure> {

@@ -7,25 +7,26 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::builder::PossibleValuesParser;
 
 use crate::format::squashfs::{BlockCache, Options, default_level, write};
 use crate::plan::Compression;
-use crate::tree::{Content, Device, Kind, Meta, OriginId, Tree, display_path};
+use crate::tree::{Content, Device, Kind, Meta, OriginId, Tree, display_path, read_tar};
 
-/// Write a directory as a squashfs image, with owners, modes and times as on
-/// disk; only POSIX ACLs, which squashfs cannot hold, are left out
+/// Write a directory or an uncompressed tar archive as a squashfs image, with
+/// owners, modes and times as they are there; only POSIX ACLs of a directory,
+/// which squashfs cannot hold, are left out
 #[derive(Debug, clap::Args)]
 pub struct SquashfsArgs {
-    /// Directory to read
-    #[arg(value_name = "DIR")]
+    /// Directory or uncompressed tar archive to read
+    #[arg(value_name = "DIR|TAR")]
     source: PathBuf,
     /// Image to write
     #[arg(value_name = "OUT")]
     out: PathBuf,
     /// Compressor
-    #[arg(long, value_name = "C", default_value = "gzip", value_parser = PossibleValuesParser::new(["gzip", "xz", "zstd", "lz4"]))]
+    #[arg(long, value_name = "C", default_value = "gzip", value_parser = PossibleValuesParser::new(["gzip", "xz", "zstd", "lz4", "lzo"]))]
     compression: String,
     /// The compressor's own level
     #[arg(long, value_name = "N")]
@@ -49,13 +50,20 @@ const BLOCK_CACHE_SIZE: u64 = 8 << 30;
 /// # Errors
 /// What cannot be read, carried or written.
 pub fn squashfs(args: &SquashfsArgs) -> Result<()> {
-    let mut tree = read_directory(&args.source)?;
-    drop_acls(&mut tree);
+    write_tree(&read_source(args)?, args)
+}
+
+/// Writes a tree as these arguments say and prints the summary as JSON.
+///
+/// # Errors
+/// What cannot be read, carried or written.
+pub fn write_tree(tree: &Tree, args: &SquashfsArgs) -> Result<()> {
     let compression = match args.compression.as_str() {
         "gzip" => Compression::Gzip,
         "xz" => Compression::Xz,
         "zstd" => Compression::Zstd,
-        _ => Compression::Lz4,
+        "lz4" => Compression::Lz4,
+        _ => Compression::Lzo,
     };
     let defaults = Options::new(compression);
     let block_cache =
@@ -69,9 +77,28 @@ pub fn squashfs(args: &SquashfsArgs) -> Result<()> {
         ..defaults
     };
     let out = File::create(&args.out).with_context(|| format!("creating {}", args.out.display()))?;
-    let summary = write(&tree, &options, out).with_context(|| format!("writing {}", args.out.display()))?;
+    let summary = write(tree, &options, out).with_context(|| format!("writing {}", args.out.display()))?;
     println!("{}", serde_json::to_string(&summary).context("printing the summary")?);
     Ok(())
+}
+
+/// The tree these arguments name, without POSIX ACLs.
+///
+/// # Errors
+/// What cannot be read, by path.
+pub fn read_source(args: &SquashfsArgs) -> Result<Tree> {
+    let source = &args.source;
+    let metadata = fs::metadata(source).with_context(|| format!("reading {}", source.display()))?;
+    if metadata.is_dir() {
+        let mut tree = read_directory(source)?;
+        drop_acls(&mut tree);
+        return Ok(tree);
+    }
+    ensure!(metadata.is_file(), "{} is neither a directory nor a tar archive", source.display());
+    let mut tree = Tree::new();
+    read_tar(&mut tree, source, &source.display().to_string())
+        .context("reading a tar archive; a compressed one must be uncompressed first")?;
+    Ok(tree)
 }
 
 /// Removes POSIX ACLs, which squashfs cannot hold and real roots have (systemd's journal), and says so.

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 
 use super::message;
-use crate::cache::DamagedEntry;
+use crate::cache::is_damaged;
 use crate::source::{ArchiveError, FailureKind, NotCached};
 
 /// How a run ended; the numbers are promised to scripts.
@@ -69,7 +69,7 @@ impl Failure {
         if error.is::<ArchiveError>() || error.is::<NotCached>() {
             return Failure::of_archive(error);
         }
-        if error.is::<DamagedEntry>() {
+        if is_damaged(&error) {
             return Failure { exit: Exit::Mismatch, error: Some(error) };
         }
         Failure::from(error)
@@ -128,6 +128,7 @@ mod tests {
     use anyhow::{Context, anyhow};
 
     use super::*;
+    use crate::cache::DamagedEntry;
 
     #[test]
     fn causes_are_one_a_line() {

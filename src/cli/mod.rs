@@ -7,7 +7,9 @@ mod build;
 mod cache;
 mod check;
 pub mod dev;
+mod diff;
 mod exit;
+mod inspect;
 mod lock;
 mod plan;
 mod run;
@@ -18,6 +20,7 @@ mod timings;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::cache::Cache;
@@ -48,6 +51,8 @@ signature, 5 verification mismatch, 6 refused for safety, 130 interrupted.";
 enum Command {
     Build(build::Args),
     Check(check::Args),
+    Diff(diff::Args),
+    Inspect(inspect::Args),
     Lock(lock::Args),
     Plan(plan::Args),
     Run(run::Args),
@@ -71,6 +76,8 @@ impl Cli {
         let result = match self.command {
             Command::Build(args) => build::run(&args, color),
             Command::Check(args) => check::run(&args, color),
+            Command::Diff(args) => diff::run(&args),
+            Command::Inspect(args) => inspect::run(&args),
             Command::Lock(args) => lock::run(&args, color),
             Command::Plan(args) => plan::run(&args, color),
             Command::Run(args) => run::run(&args),
@@ -121,7 +128,9 @@ impl CacheDirArgs {
                 Failure::usage("neither HOME nor XDG_CACHE_HOME is set; give --cache-dir DIR".to_string())
             })?,
         };
-        Ok(Cache::open(&dir)?)
+        let advice =
+            || format!("{} cannot be the cache; name another directory with --cache-dir", dir.display());
+        Ok(Cache::open(&dir).with_context(advice)?)
     }
 }
 

@@ -16,8 +16,8 @@
 mod read;
 mod write;
 
-pub use read::{archive_length, read, read_into};
-pub use write::{write, write_by};
+pub use read::{RawMember, archive_length, members, read, read_into};
+pub use write::{write, write_aligned, write_by};
 
 /// Length of a member's header in bytes.
 const HEADER_LEN: usize = 110;

@@ -4,8 +4,9 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::modprobe;
 use super::module_list::requests;
-use crate::kmod::{Elf, ModuleIndex, kernel_versions};
+use crate::kmod::{Elf, MissingModules, ModuleIndex, kernel_versions};
 use crate::plan::{Arch, Plan};
+use crate::resolve::{Blame, Mistake, Mistakes};
 use crate::tree::{Content, Device, Kind, Meta, OriginId, Tree};
 
 /// Directories with their modes: mount points, and what /init and the kernel expect.
@@ -107,7 +108,7 @@ fn add_modules(plan: &Plan, root: &Tree, tree: &mut Tree) -> Result<()> {
     };
     let index = ModuleIndex::read(root, version)?;
     let wishes = requests(&plan.initramfs.modules, &plan.initramfs.optional_modules);
-    let closure = index.closure(&wishes)?;
+    let closure = index.closure(&wishes).map_err(|missing| mistakes(&missing))?;
     let directory = format!("lib/modules/{version}");
     let file_meta = Meta { mtime: plan.timestamp, ..Meta::mode(0o644) };
     let origin = tree.add_origin(format!("kernel {version}"));
@@ -127,6 +128,25 @@ fn add_modules(plan: &Plan, root: &Tree, tree: &mut Tree) -> Result<()> {
         tree.add_file(format!("{directory}/{name}").as_bytes(), Content::bytes(text), file_meta, origin)?;
     }
     copy_builtin(root, &index, tree, &directory, file_meta, origin)
+}
+
+/// The profile names modules, so their absence is its mistake.
+fn mistakes(missing: &MissingModules) -> Mistakes {
+    let version = &missing.version;
+    let mistake = |module: &crate::kmod::MissingModule| {
+        let name = &module.request;
+        let needed = module.needed_by.as_ref().map(|user| format!(", which `{user}` needs"));
+        let help = match &module.suggestion {
+            Some(close) => format!("did you mean `{close}`?"),
+            None => "correct the name, or move it to `optional-modules`".to_string(),
+        };
+        Mistake {
+            blame: Blame::Module(name.clone()),
+            message: format!("kernel {version} has no module `{name}`{}", needed.unwrap_or_default()),
+            help,
+        }
+    };
+    Mistakes(missing.missing.iter().map(mistake).collect())
 }
 
 /// modules.builtin keeps modprobe quiet about what the kernel has compiled in.
@@ -155,7 +175,7 @@ pub(super) mod tests {
     use crate::tree::listing;
 
     /// A plan as the resolver would make it, for these modules.
-    fn plan(arch: &str, modules: &[&str]) -> Plan {
+    pub(crate) fn plan(arch: &str, modules: &[&str]) -> Plan {
         let plan = serde_json::json!({
             "plan-version": 1, "iso-name": "t", "iso-version": "1", "iso-label": "LIVEISO_T",
             "iso-publisher": "", "iso-application": "", "install-dir": "liveiso", "arch": arch,
@@ -291,8 +311,8 @@ dir /tmp 1777 0 0 mtime=1000
             ),
             (
                 refusal(&plan("i386", &["vfatt", "xffs"]), &root(), good(), init),
-                "kernel 6.1.0-t lacks the modules `vfatt` (did you mean `vfat`?), `xffs` (did you mean `xfs`?); \
-                 correct the names or make them optional",
+                "kernel 6.1.0-t has no module `vfatt`; did you mean `vfat`?\n\
+                 kernel 6.1.0-t has no module `xffs`; did you mean `xfs`?",
             ),
         ];
         for (found, expected) in cases {

@@ -3,9 +3,11 @@
 use anyhow::{Context, Result, bail, ensure};
 
 use super::kernel_format::{Part, PartFormat, unpack};
+use super::sizes::Sizes;
+use crate::cache::FileDigest;
 use crate::format::cpio;
-use crate::plan::{Arch, Compression};
-use crate::tree::{Content, Kind, Meta, Tree};
+use crate::plan::Compression;
+use crate::tree::{Content, Meta, Tree};
 use liblzma::stream::{Check, Filters, LzmaOptions, Stream};
 
 /// Window of zstd and dictionary of xz: the kernel allocates it while the
@@ -15,8 +17,6 @@ const WINDOW_LOG: u32 = 20;
 const ALIGNMENT: usize = 512;
 /// `LZMA_PRESET_EXTREME`: search longer, same memory for the reader.
 const EXTREME: u32 = 1 << 31;
-/// The page size of x86.
-const PAGE: u64 = 4096;
 
 /// An initramfs archive as it goes onto the medium.
 #[derive(Clone, Debug)]
@@ -25,36 +25,6 @@ pub struct Packed {
     pub bytes: Vec<u8>,
     /// What it weighs.
     pub sizes: Sizes,
-}
-
-/// What an initramfs weighs, in bytes unless said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Sizes {
-    /// The cpio archive before compression.
-    pub archive: u64,
-    /// On the medium, padding included.
-    pub compressed: u64,
-    /// What the decompressor allocates for its window or dictionary.
-    pub window: u64,
-    /// The files in RAM, whole pages each.
-    pub unpacked: u64,
-    /// Number of kernel modules.
-    pub modules: u64,
-}
-
-impl Sizes {
-    /// RAM a machine must have for the kernel to reach /init and for /init to
-    /// work: what Debian's kernel keeps for itself, the packed and the unpacked
-    /// archive, the window, 12 MiB of room. Measured boots are within 4 MiB of it.
-    pub fn predicted_ram(&self, arch: Arch) -> u64 {
-        // 128 MiB less MemTotal, measured with Debian's 6.1 kernels.
-        let kernel = match arch {
-            Arch::I386 => 17_088 << 10,
-            Arch::Amd64 => 49_152 << 10,
-        };
-        kernel + self.compressed + self.unpacked + self.window + (12 << 20)
-    }
 }
 
 /// Writes a tree as a compressed archive the kernel unpacks, and reads it back
@@ -69,29 +39,25 @@ pub fn pack(tree: &Tree, compression: Compression) -> Result<Packed> {
     let mut bytes = match compression {
         Compression::Zstd => zstd(&archive).context("compressing the initramfs with zstd")?,
         Compression::Xz => xz(&archive).context("compressing the initramfs with xz")?,
-        Compression::Gzip | Compression::Lz4 => {
+        Compression::Gzip | Compression::Lz4 | Compression::Lzo => {
             bail!("an initramfs is compressed with zstd or xz, not {compression:?}")
         }
     };
     bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
     let window = check(&bytes, &archive).context("reading the initramfs back")?;
-    let sizes = Sizes {
-        archive: archive.len() as u64,
-        compressed: bytes.len() as u64,
-        window,
-        unpacked: unpacked_size(tree),
-        modules: tree.walk().filter(|entry| entry.path.ends_with(b".ko")).count() as u64,
-    };
+    let sizes =
+        Sizes { archive: archive.len() as u64, compressed: bytes.len() as u64, window, ..Sizes::of(tree) };
     Ok(Packed { bytes, sizes })
 }
 
 /// The small plain archive that follows the base: `/etc/liveiso/id` with the id
-/// of the finished build and, as the very last member, the empty `/.complete`,
-/// which is there only if everything before it was.
+/// of the finished build, `/etc/liveiso/image` with SHA-256 and size of the root
+/// image, by which /init judges one from the network, and, as the very last
+/// member, the empty `/.complete`, which is there only if everything before it was.
 ///
 /// # Errors
 /// An id that is not 24 lower-case hex digits, a time cpio cannot hold.
-pub fn id_archive(build_id: &str, timestamp: i64) -> Result<Vec<u8>> {
+pub fn id_archive(build_id: &str, image: &FileDigest, timestamp: i64) -> Result<Vec<u8>> {
     let is_id = build_id.len() == 24 && build_id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     ensure!(is_id, "build id `{build_id}` is not 24 lower-case hexadecimal digits");
     let mut tree = Tree::new();
@@ -102,6 +68,8 @@ pub fn id_archive(build_id: &str, timestamp: i64) -> Result<Vec<u8>> {
     }
     let id = Content::bytes(format!("{build_id}\n"));
     tree.add_file(b"etc/liveiso/id", id, meta(0o644), origin)?;
+    let image = Content::bytes(format!("{} {}\n", image.sha256, image.size));
+    tree.add_file(b"etc/liveiso/image", image, meta(0o644), origin)?;
     tree.add_file(b".complete", Content::bytes([]), meta(0o644), origin)?;
     let mut bytes = Vec::new();
     cpio::write_by(&tree, |path| path == b".complete", &mut bytes)?;
@@ -153,17 +121,6 @@ fn check(bytes: &[u8], archive: &[u8]) -> Result<u64> {
     Ok(format.window())
 }
 
-/// Bytes the files take in the kernel's page cache, hard links once.
-fn unpacked_size(tree: &Tree) -> u64 {
-    let mut seen = std::collections::BTreeSet::new();
-    let files = tree.walk().filter(|entry| seen.insert(entry.id));
-    let pages = files.map(|entry| match &entry.inode.kind {
-        Kind::File(content) => content.len().next_multiple_of(PAGE),
-        _ => 0,
-    });
-    pages.sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,6 +128,10 @@ mod tests {
     use crate::tree::listing;
 
     const ID: &str = "0123456789abcdef01234567";
+
+    fn image() -> FileDigest {
+        FileDigest { sha256: "ab".repeat(32), size: 70_000 }
+    }
 
     #[test]
     fn an_initramfs_is_what_its_tree_says_with_the_id_behind_it() {
@@ -184,11 +145,13 @@ mod tests {
                 compressed: bytes.len() as u64,
                 unpacked: 8 * 4096,
                 modules: 2,
+                microcode: 0,
+                squashed: 0,
                 ..sizes
             };
             assert_eq!(sizes, expected);
             let base_len = bytes.len();
-            bytes.extend(id_archive(ID, 1000).unwrap());
+            bytes.extend(id_archive(ID, &image(), 1000).unwrap());
             let (found, parts) = unpack(&bytes).unwrap();
             assert_eq!(parts.len(), 2);
             assert_eq!((parts[1].offset, parts[1].format), (base_len, PartFormat::Plain));
@@ -197,6 +160,8 @@ mod tests {
             let meta = Meta { mtime: 1000, ..Meta::mode(0o644) };
             let id = Content::bytes(format!("{ID}\n"));
             expected.add_file(b"etc/liveiso/id", id, meta, origin).unwrap();
+            let line = Content::bytes(format!("{} 70000\n", "ab".repeat(32)));
+            expected.add_file(b"etc/liveiso/image", line, meta, origin).unwrap();
             expected.add_file(b".complete", Content::bytes([]), meta, origin).unwrap();
             assert_eq!(listing(&found).unwrap(), listing(&expected).unwrap());
         }
@@ -204,12 +169,12 @@ mod tests {
 
     #[test]
     fn the_last_member_is_the_mark_of_completeness() {
-        let bytes = id_archive(ID, 1000).unwrap();
+        let bytes = id_archive(ID, &image(), 1000).unwrap();
         let place = |name: &[u8]| bytes.windows(name.len()).rposition(|w| w == name).unwrap();
-        assert!(place(b".complete\0") > place(b"etc/liveiso/id\0"));
+        assert!(place(b".complete\0") > place(b"etc/liveiso/image\0"));
         for id in ["", "0123456789abcdef0123456", "0123456789ABCDEF01234567", "0123456789abcdef0123456/"] {
             let message = format!("build id `{id}` is not 24 lower-case hexadecimal digits");
-            assert_eq!(id_archive(id, 0).unwrap_err().to_string(), message);
+            assert_eq!(id_archive(id, &image(), 0).unwrap_err().to_string(), message);
         }
     }
 

@@ -104,7 +104,7 @@ impl Lock {
     /// A profile directory that cannot be written.
     pub fn save(&self, profile_dir: &Path) -> Result<()> {
         let artifact = Artifact::bytes(FILE_NAME, self.to_text().into_bytes());
-        publish(profile_dir, &[artifact], || ())
+        publish(profile_dir, &[artifact])
             .map(drop)
             .with_context(|| format!("{}: it could not be written", path(profile_dir).display()))
     }

@@ -11,6 +11,7 @@ use super::{LOCK_VERSION, Lock, ROLES, lists_mut};
 use crate::diagnostic::{Diagnostics, Place, alternatives, closest};
 use crate::format::civil::{CivilTime, unix_time};
 use crate::plan::{Package, Packages, TIMESTAMPS};
+use crate::profile::type_name;
 use crate::source::{legal_filename, legal_name, legal_version};
 
 const HELP: &str =
@@ -302,17 +303,5 @@ impl Reader<'_> {
     fn error(&mut self, span: Range<usize>, message: impl Into<String>) {
         self.is_damaged = true;
         self.diagnostics.error(&Place::new(self.file, span), message).help(HELP);
-    }
-}
-
-fn type_name(value: &DeValue) -> &'static str {
-    match value {
-        DeValue::String(_) => "a string",
-        DeValue::Integer(_) => "an integer",
-        DeValue::Float(_) => "a float",
-        DeValue::Boolean(_) => "a boolean",
-        DeValue::Datetime(_) => "a date or time",
-        DeValue::Array(_) => "an array",
-        DeValue::Table(_) => "a table",
     }
 }

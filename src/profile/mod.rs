@@ -5,6 +5,7 @@
 //! The text is TOML 1.0. Keys are archiso's words where it has one, in kebab-case.
 
 mod table;
+pub(crate) use table::type_name;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -43,6 +44,7 @@ pub struct Profile {
     pub kernel: KernelTable,
     pub initramfs: InitramfsTable,
     pub boot: BootTable,
+    pub budget: BudgetTable,
 }
 
 /// `[debian]`
@@ -84,6 +86,17 @@ pub struct InitramfsTable {
     pub default_modules: Option<Spanned<bool>>,
     pub modules: Option<Spanned<Vec<Text>>>,
     pub optional_modules: Option<Spanned<Vec<Text>>>,
+    pub layout: Option<Text>,
+    pub description: Option<Text>,
+    pub microcode: Option<Spanned<SwitchOrFiles>>,
+}
+
+/// `true`, `false`, or names of files.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "the variants say it")]
+pub enum SwitchOrFiles {
+    Switch(bool),
+    Files(Vec<Text>),
 }
 
 /// `[boot]`
@@ -94,6 +107,14 @@ pub struct BootTable {
     pub timeout: Option<Spanned<i64>>,
     pub kernel_parameters: Option<Text>,
     pub serial: Option<Text>,
+}
+
+/// `[budget]`
+#[derive(Clone, Debug, Default)]
+#[allow(missing_docs, reason = "as in Profile")]
+pub struct BudgetTable {
+    pub initramfs: Option<Text>,
+    pub memory: Option<Text>,
 }
 
 /// Reads a profile directory. `None` when there is nothing to go on with: no
@@ -178,6 +199,7 @@ pub fn parse(text: &str, file: usize, diagnostics: &mut Diagnostics) -> Option<P
         kernel: top.table("kernel", |t| KernelTable { package: t.string("package") }).unwrap_or_default(),
         initramfs: top.table("initramfs", initramfs_table).unwrap_or_default(),
         boot: top.table("boot", boot_table).unwrap_or_default(),
+        budget: top.table("budget", budget_table).unwrap_or_default(),
     };
     top.finish();
     Some(profile)
@@ -211,7 +233,14 @@ fn initramfs_table(table: &mut Table) -> InitramfsTable {
         default_modules: table.boolean("default-modules"),
         modules: table.strings("modules"),
         optional_modules: table.strings("optional-modules"),
+        layout: table.string("layout"),
+        description: table.string("description"),
+        microcode: table.switch_or_files("microcode"),
     }
+}
+
+fn budget_table(table: &mut Table) -> BudgetTable {
+    BudgetTable { initramfs: table.string("initramfs"), memory: table.string("memory") }
 }
 
 fn boot_table(table: &mut Table) -> BootTable {

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
-use super::Text;
+use super::{SwitchOrFiles, Text};
 use crate::diagnostic::{Diagnostics, Place, Spanned, alternatives, closest};
 
 /// Every key a profile may have, by table; the empty name is the top.
@@ -32,13 +32,26 @@ const KEYS: &[(&str, &[&str])] = &[
             "kernel",
             "initramfs",
             "boot",
+            "budget",
         ],
     ),
     ("debian", &["suite", "mirror", "security-mirror", "components", "security", "updates"]),
-    ("root", &["mode", "exclude", "compression", "level", "block-size"]),
+    ("root", &["mode", "exclude", "format", "compression", "level", "block-size"]),
     ("kernel", &["package"]),
-    ("initramfs", &["compression", "default-modules", "modules", "optional-modules"]),
+    (
+        "initramfs",
+        &[
+            "layout",
+            "compression",
+            "default-modules",
+            "modules",
+            "optional-modules",
+            "description",
+            "microcode",
+        ],
+    ),
     ("boot", &["title", "timeout", "kernel-parameters", "serial"]),
+    ("budget", &["initramfs", "memory"]),
 ];
 
 /// A table and where its mistakes go.
@@ -97,6 +110,26 @@ impl<'i, 'd> Table<'i, 'd> {
             strings.extend(self.as_string(&format!("every element of `{key}`"), item.into_inner(), span));
         }
         Some(Spanned { value: strings, place: Place::new(self.file, entry.span) })
+    }
+
+    /// Takes out a truth value or an array of strings.
+    pub(super) fn switch_or_files(&mut self, key: &str) -> Option<Spanned<SwitchOrFiles>> {
+        match self.entries.get(key)?.value {
+            DeValue::Array(_) => {
+                let Spanned { value, place } = self.strings(key)?;
+                Some(Spanned { value: SwitchOrFiles::Files(value), place })
+            }
+            DeValue::Boolean(_) => {
+                let Spanned { value, place } = self.boolean(key)?;
+                Some(Spanned { value: SwitchOrFiles::Switch(value), place })
+            }
+            _ => {
+                let entry = self.entries.remove(key)?;
+                let wanted = "true, false or an array of file names";
+                self.wrong_type(&format!("`{key}`"), wanted, &entry.value, entry.span);
+                None
+            }
+        }
     }
 
     /// Takes out an integer.
@@ -159,15 +192,7 @@ impl<'i, 'd> Table<'i, 'd> {
     }
 
     fn wrong_type(&mut self, what: &str, wanted: &str, found: &DeValue, span: Range<usize>) {
-        let found = match found {
-            DeValue::String(_) => "a string",
-            DeValue::Integer(_) => "an integer",
-            DeValue::Float(_) => "a float",
-            DeValue::Boolean(_) => "a boolean",
-            DeValue::Datetime(_) => "a date or time",
-            DeValue::Array(_) => "an array",
-            DeValue::Table(_) => "a table",
-        };
+        let found = type_name(found);
         let message = format!("{what} must be {wanted}, but this is {found}");
         self.diagnostics.error(&Place::new(self.file, span), message);
     }
@@ -200,4 +225,17 @@ fn keys_of(table: &str) -> &'static [&'static str] {
 /// The table a key is known in: keys end up in the wrong one when lines are moved.
 fn home_of(key: &str) -> Option<&'static str> {
     KEYS.iter().find(|(_, keys)| keys.contains(&key)).map(|(name, _)| *name)
+}
+
+/// What a TOML value is, in words.
+pub(crate) fn type_name(value: &DeValue) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a float",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
+    }
 }

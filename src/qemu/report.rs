@@ -102,8 +102,9 @@ impl Report {
         if expected_id.is_some_and(|id| id != self.build_id) {
             faults.push(format!("build id is {}, not {}", self.build_id, expected_id.unwrap_or_default()));
         }
-        if self.root_filesystem != "overlay" {
-            faults.push(format!("root is {}, not overlay", self.root_filesystem));
+        // A resident root is what the kernel unpacked.
+        if !["overlay", "rootfs"].contains(&self.root_filesystem.as_str()) {
+            faults.push(format!("root is {}, neither overlay nor rootfs", self.root_filesystem));
         }
         if self.efi_bits != efi_bits {
             let shown = |bits: Option<u32>| bits.map_or("BIOS".to_string(), |b| format!("{b}-bit UEFI"));
@@ -307,12 +308,12 @@ mod tests {
     fn faults_of_a_system() {
         assert_eq!(sample().faults(Some("0123456789abcdef01234567"), None), Vec::<String>::new());
         assert_eq!(sample().faults(None, None), Vec::<String>::new());
-        let wrong = Report { root_filesystem: "rootfs".to_string(), efi_bits: Some(64), ..sample() };
+        let wrong = Report { root_filesystem: "ext4".to_string(), efi_bits: Some(64), ..sample() };
         assert_eq!(
             wrong.faults(Some("ff"), Some(32)),
             [
                 "build id is 0123456789abcdef01234567, not ff",
-                "root is rootfs, not overlay",
+                "root is ext4, neither overlay nor rootfs",
                 "started by 64-bit UEFI, not 32-bit UEFI",
             ]
         );

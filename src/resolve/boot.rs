@@ -1,12 +1,9 @@
-//! `bootmodes`, `[boot]` and `[initramfs]`.
-
-use globset::GlobBuilder;
+//! `bootmodes` and `[boot]`.
 
 use super::value::{choose, line, number, without_duplicates};
 use crate::diagnostic::{Diagnostics, Spanned};
-use crate::initramfs::{ModuleList, default_modules};
-use crate::plan::{Boot, BootMode, Compression, Initramfs};
-use crate::profile::{InitramfsTable, Profile, Text};
+use crate::plan::{Boot, BootMode};
+use crate::profile::{Profile, Text};
 
 /// The serial console when the profile names none.
 const DEFAULT_SERIAL: &str = "ttyS0,115200";
@@ -107,58 +104,6 @@ fn is_serial(text: &str) -> bool {
     let frame = known.iter().find_map(|s| speed.strip_prefix(s));
     ["0", "1", "2", "3"].contains(&port)
         && frame.is_some_and(|f| ["", "n", "n8", "n7", "o", "o7", "o8", "e", "e7", "e8"].contains(&f))
-}
-
-pub(super) fn initramfs(table: &InitramfsTable, diagnostics: &mut Diagnostics) -> Initramfs {
-    let choices = [("zstd", Compression::Zstd), ("xz", Compression::Xz)];
-    let written = table.compression.as_ref();
-    let required = modules(table.modules.as_ref(), diagnostics);
-    let optional = modules(table.optional_modules.as_ref(), diagnostics);
-    // A machine with little memory is short of it while the archive is unpacked,
-    // so a profile for such machines names its few modules itself.
-    let wants_defaults = table.default_modules.as_ref().is_none_or(|wanted| wanted.value);
-    let defaults = if wants_defaults { default_modules() } else { ModuleList::default() };
-    let mut optional_defaults = defaults.optional;
-    // What the profile insists on is no longer optional.
-    optional_defaults.retain(|name| !required.contains(name));
-    Initramfs {
-        compression: written
-            .and_then(|c| choose(c, "initramfs compression", &choices, diagnostics))
-            .unwrap_or(Compression::Xz),
-        modules: with_defaults(defaults.required, required),
-        optional_modules: with_defaults(optional_defaults, optional),
-    }
-}
-
-/// The default modules, then the profile's.
-fn with_defaults(defaults: Vec<String>, extra: Vec<String>) -> Vec<String> {
-    let new: Vec<String> = extra.into_iter().filter(|name| !defaults.contains(name)).collect();
-    defaults.into_iter().chain(new).collect()
-}
-
-fn modules(written: Option<&Spanned<Vec<Text>>>, diagnostics: &mut Diagnostics) -> Vec<String> {
-    let Some(written) = written else {
-        return Vec::new();
-    };
-    let names = without_duplicates(&written.value, "module", diagnostics);
-    let mut kept = Vec::new();
-    for (name, place) in names {
-        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_/*?[]{},!.+".contains(c);
-        if name.is_empty() || !name.chars().all(allowed) || GlobBuilder::new(&name).build().is_err() {
-            diagnostics
-                .error(&place, format!("`{name}` is no module name or pattern"))
-                .help("write `pata_via`, or a glob below the kernel's directory: `drivers/ata/pata_*`");
-        } else if let Some(bare) =
-            [".ko.xz", ".ko.zst", ".ko.gz", ".ko"].iter().find_map(|s| name.strip_suffix(s))
-        {
-            diagnostics
-                .error(&place, format!("module `{name}` is written with the ending of its file"))
-                .help(format!("write `{bare}`"));
-        } else {
-            kept.push(name);
-        }
-    }
-    kept
 }
 
 #[cfg(test)]

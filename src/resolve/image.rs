@@ -1,6 +1,6 @@
 //! `[root]`: format and compression of the root image.
 
-use super::value::{choose, number};
+use super::value::{bytes_of, choose, number};
 use crate::diagnostic::Diagnostics;
 use crate::format::squashfs::{default_level, levels};
 use crate::plan::{Compression, RootFormat, RootImage};
@@ -65,6 +65,7 @@ fn squashfs(table: &RootTable, diagnostics: &mut Diagnostics) -> (Option<&'stati
         ("xz", Compression::Xz),
         ("zstd", Compression::Zstd),
         ("lz4", Compression::Lz4),
+        ("lzo", Compression::Lzo),
     ];
     let plain = |c: Compression| settings(c, default_level(c), BLOCK_SIZE);
     let mut choices = compressors.map(|(name, c)| (name, plain(c))).to_vec();
@@ -93,7 +94,7 @@ fn erofs(table: &RootTable, diagnostics: &mut Diagnostics) -> (Option<&'static s
 
 /// `4K` to `1M`, a power of two.
 fn block_size(written: &Text, diagnostics: &mut Diagnostics) -> Option<u32> {
-    let bytes = bytes_of(&written.value);
+    let bytes = bytes_of(&written.value).and_then(|bytes| u32::try_from(bytes).ok());
     let legal = bytes.filter(|b| b.is_power_of_two() && (4 << 10..=1 << 20).contains(b));
     if legal.is_none() {
         let message = format!(
@@ -104,40 +105,4 @@ fn block_size(written: &Text, diagnostics: &mut Diagnostics) -> Option<u32> {
         diagnostics.error(&written.place, message).help(help);
     }
     legal
-}
-
-/// A number of bytes with an optional binary unit.
-fn bytes_of(text: &str) -> Option<u32> {
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let unit: u32 = match &text[digits.len()..] {
-        "" => 1,
-        "K" | "k" | "KiB" => 1 << 10,
-        "M" | "m" | "MiB" => 1 << 20,
-        _ => return None,
-    };
-    digits.parse::<u32>().ok()?.checked_mul(unit)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_have_binary_units() {
-        for (text, bytes) in [
-            ("128K", Some(131_072)),
-            ("128KiB", Some(131_072)),
-            ("1M", Some(1_048_576)),
-            ("4096", Some(4096)),
-            ("128 K", None),
-            ("128KB", None),
-            ("K", None),
-            ("", None),
-            ("-4K", None),
-            ("4294967296", None),
-            ("9999999M", None),
-        ] {
-            assert_eq!(bytes_of(text), bytes, "{text}");
-        }
-    }
 }

@@ -1,6 +1,7 @@
 //! The top of the profile: names, labels, architecture.
 
 use super::value::{choose, line, word};
+use crate::boot::is_rewritten_word;
 use crate::diagnostic::Diagnostics;
 use crate::plan::Arch;
 use crate::profile::{Profile, Text};
@@ -26,6 +27,7 @@ pub(super) fn names(profile: &Profile, diagnostics: &mut Diagnostics) -> Names {
         Some(written) => label(written, diagnostics).unwrap_or_default(),
         None => label_from(&name),
     };
+    check_rewritten(profile, &label, diagnostics);
     let install_dir = profile.install_dir.as_ref().and_then(|d| install_dir(d, diagnostics));
     Names {
         version,
@@ -67,6 +69,19 @@ fn label(written: &Text, diagnostics: &mut Diagnostics) -> Option<String> {
     let rule = "1 to 11 characters of A-Z, 0-9 and _";
     let fixed = label_from(&written.value);
     propose(word(written, "iso-label", 11, allowed, rule, diagnostics), &fixed)
+}
+
+/// Rufus replaces the volume id wherever it stands in a line of the menus, so it
+/// must not be a word that is there for another reason.
+fn check_rewritten(profile: &Profile, label: &str, diagnostics: &mut Diagnostics) {
+    let parameters = profile.boot.kernel_parameters.as_ref().map_or("", |p| p.value.as_str());
+    let written = profile.iso_label.as_ref().or(profile.iso_name.as_ref());
+    if let Some(written) = written.filter(|_| !label.is_empty() && is_rewritten_word(label, parameters)) {
+        let message = format!(
+            "the volume id `{label}` is a word of the boot menus, which a copy by Rufus would replace"
+        );
+        diagnostics.error(&written.place, message).help("choose another `iso-label`");
+    }
 }
 
 /// The volume id nearest to a name: FAT and ISO 9660 share its first 11 characters.

@@ -9,10 +9,13 @@ mod archive;
 mod boot;
 mod boot_order;
 mod debian;
+mod description;
 mod embedded;
 mod image;
+mod initramfs;
 mod iso;
 mod locked;
+mod mistake;
 mod overlay;
 mod packages;
 mod permissions;
@@ -25,13 +28,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::diagnostic::Diagnostics;
 use crate::lock::Lock;
-use crate::plan::{Overlay, Package, Packages, Plan, RootFormat};
+use crate::plan::{Overlay, Package, Packages, Plan};
 use crate::profile::{self, Profile};
 
 pub use archive::find_packages;
 pub use boot_order::{BOOT_ORDER, boot_order_text};
 pub use debian::ArchiveRequest;
 pub use embedded::{Embedded, EmbeddedKind, airootfs};
+pub use mistake::{Blame, BudgetKey, Mistake, Mistakes, report};
 pub use overlay::input_content;
 pub use packages::PackageRequest;
 
@@ -216,6 +220,7 @@ struct Draft {
     boot: boot::BootDraft,
     overlays: Vec<Overlay>,
     efiboot: std::collections::BTreeMap<String, crate::plan::InputFile>,
+    budget: crate::plan::Budget,
 }
 
 fn draft(dir: &Path, options: &Options, diagnostics: &mut Diagnostics) -> Option<(Profile, Draft)> {
@@ -230,15 +235,14 @@ fn draft(dir: &Path, options: &Options, diagnostics: &mut Diagnostics) -> Option
     let file_permissions = permissions::file_permissions(&profile, &overlays, diagnostics);
     let boot_order = boot_order::boot_order(dir, diagnostics);
     let root = root::root(&profile.root, mode, file_permissions, boot_order, diagnostics);
-    let mut initramfs = boot::initramfs(&profile.initramfs, diagnostics);
-    let erofs = "erofs".to_string();
-    if root.image.format == RootFormat::Erofs && !initramfs.modules.contains(&erofs) {
-        initramfs.modules.push(erofs);
-    }
+    initramfs::check_microcode_component(&profile.initramfs, &request.archive.components, diagnostics);
+    let initramfs = initramfs::initramfs(dir, &profile, root.image.format, diagnostics);
+    let budget = initramfs::budget(&profile.budget, initramfs.layout, diagnostics);
     let efiboot = overlay::efiboot(dir, diagnostics);
     overlay::misnamed(dir, diagnostics);
     let request_is_valid = archive_is_valid && arch.is_some();
-    Some((profile, Draft { names, request, request_is_valid, root, initramfs, boot, overlays, efiboot }))
+    let draft = Draft { names, request, request_is_valid, root, initramfs, boot, overlays, efiboot, budget };
+    Some((profile, draft))
 }
 
 fn finish(draft: Draft, found: FoundPackages, timestamp: Option<i64>) -> Plan {
@@ -263,5 +267,6 @@ fn finish(draft: Draft, found: FoundPackages, timestamp: Option<i64>) -> Plan {
         boot,
         overlays: draft.overlays,
         efiboot: draft.efiboot,
+        budget: draft.budget,
     }
 }

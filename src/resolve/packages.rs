@@ -7,11 +7,12 @@ use serde::Serialize;
 use super::UnknownPackage;
 use super::boot::BootDraft;
 use super::debian::ArchiveRequest;
+use super::initramfs::{MICROCODE_PACKAGES, wants_microcode_packages};
 use super::value::without_duplicates;
 use crate::boot::loader_packages;
 use crate::diagnostic::{Diagnostics, Place};
 use crate::plan::{Arch, RootMode};
-use crate::profile::{Profile, Text};
+use crate::profile::{InitramfsTable, Profile, Text};
 
 /// What the package resolver is asked: names only, each list sorted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -62,8 +63,16 @@ pub(super) fn request(
         root: root.into_iter().collect(),
         kernel: vec![kernel],
         loaders: loader_packages(&boot.bootmodes).into_iter().map(String::from).collect(),
-        initramfs: vec!["busybox-static".to_string()],
+        initramfs: initramfs(&profile.initramfs),
     }
+}
+
+fn initramfs(table: &InitramfsTable) -> Vec<String> {
+    let microcode: &[&str] = if wants_microcode_packages(table) { &MICROCODE_PACKAGES } else { &[] };
+    let mut names: Vec<String> = microcode.iter().map(|name| name.to_string()).collect();
+    names.push("busybox-static".to_string());
+    names.sort();
+    names
 }
 
 fn kernel(profile: &Profile, arch: Arch, diagnostics: &mut Diagnostics) -> String {

@@ -104,3 +104,42 @@ fn quoted(c: char) -> String {
         c => format!("`{c}`"),
     }
 }
+
+/// A number of bytes with an optional binary unit.
+pub(super) fn bytes_of(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit: u64 = match &text[digits.len()..] {
+        "" => 1,
+        "K" | "k" | "KiB" => 1 << 10,
+        "M" | "m" | "MiB" => 1 << 20,
+        "G" | "g" | "GiB" => 1 << 30,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_binary_units() {
+        for (text, bytes) in [
+            ("128K", Some(131_072)),
+            ("128KiB", Some(131_072)),
+            ("1M", Some(1_048_576)),
+            ("4096", Some(4096)),
+            ("128 K", None),
+            ("128KB", None),
+            ("K", None),
+            ("", None),
+            ("-4K", None),
+            ("4G", Some(4 << 30)),
+            ("4294967296", Some(4_294_967_296)),
+            ("99999999999999999999", None),
+            ("99999999999999999G", None),
+        ] {
+            assert_eq!(bytes_of(text), bytes, "{text}");
+        }
+    }
+}

@@ -10,6 +10,7 @@
 //! and the user's passwords for it. Valid-Until is always checked. apt does not
 //! count itself as essential here (`ForceEssential`): a live root needs none.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::deb822::stanzas;
 use super::failure;
-use crate::cache::{Cache, hex_sha256};
+use crate::cache::{Cache, digest_file, hex_sha256};
 use crate::format::civil::parse_rfc1123;
 use crate::host::Tool;
 use crate::plan::{AptSource, Arch, TIMESTAMPS};
@@ -66,7 +67,7 @@ impl Apt {
     /// # Errors
     /// When it is not installed.
     pub fn tool(&self, program: &str, purpose: &str) -> Result<Tool> {
-        Ok(Tool::new(program, purpose)?.env("APT_CONFIG", self.dir.join("apt.conf")))
+        Ok(Tool::bound(program, purpose)?.env("APT_CONFIG", self.dir.join("apt.conf")))
     }
 
     /// Brings the indexes up to date, verified by apt; any failure is an error.
@@ -76,7 +77,9 @@ impl Apt {
     pub fn update(&self) -> Result<()> {
         check_space(&self.dir, INDEX_SPACE)?;
         let tool = self.tool("apt-get", "reading the package index")?;
-        let output = tool.args(["update", "-qq", "--error-on=any"]).capture()?;
+        // The binary cache is made when something is looked up, not before.
+        let output = tool.args(["update", "-qq", "--error-on=any", "-o", "pkgCacheFile::Generate=false"]);
+        let output = output.capture()?;
         let stderr = String::from_utf8_lossy(&output.stderr);
         if !output.status.success() {
             return Err(failure::of_update(&stderr, &self.sources).into());
@@ -90,16 +93,34 @@ impl Apt {
     /// # Errors
     /// When there is no Release file, or one without a legal date.
     pub fn released(&self) -> Result<i64> {
+        let releases = self.releases()?;
+        let dates = releases.iter().map(|path| release_date(path)).collect::<Result<Vec<_>>>()?;
+        dates.into_iter().max().context("apt left no Release file")
+    }
+
+    /// SHA-256 of each Release file by name. They are signed, and name the digests
+    /// of all indexes: as long as these stay, so does every answer.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn release_digests(&self) -> Result<BTreeMap<String, String>> {
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        self.releases()?.iter().map(|path| Ok((name(path), digest_file(path)?.sha256))).collect()
+    }
+
+    /// The Release files of all sources, sorted.
+    fn releases(&self) -> Result<Vec<PathBuf>> {
         let lists = self.dir.join("state/lists");
-        let mut newest = None;
+        let mut found = Vec::new();
         for entry in fs::read_dir(&lists).with_context(|| format!("reading {}", lists.display()))? {
             let path = entry.with_context(|| format!("reading {}", lists.display()))?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if name.ends_with("_InRelease") || name.ends_with("_Release") {
-                newest = newest.max(Some(release_date(&path)?));
+                found.push(path);
             }
         }
-        newest.with_context(|| format!("{}: apt left no Release file", lists.display()))
+        found.sort();
+        Ok(found)
     }
 
     /// Makes apt choose these versions wherever the index has them (apt_preferences(5)).

@@ -28,13 +28,15 @@ use serde::Serialize;
 use super::ar::Deb;
 use super::deb822::stanzas;
 use super::fetch::verified_deb;
-use crate::cache::{Cache, hex_sha256};
+use crate::cache::{Cache, StageOutput, digest_file, hex_sha256};
 use crate::host::Tool;
 use crate::plan::{Arch, Package};
 use crate::tree::{Tree, read_tar};
 
 /// Raised when the way of installing changes what comes out.
 const RECIPE: u32 = 1;
+/// The archive in the output of the stage.
+pub const ROOT_TAR: &str = "root.tar";
 const PURPOSE: &str = "installing packages with their maintainer scripts";
 
 /// Runs its arguments; on SIGTERM passes that to the whole process group (which
@@ -45,6 +47,7 @@ const SUPERVISE: &str = r#"trap 'trap "" TERM; kill -TERM 0; wait; exit 143' TER
 #[derive(Serialize)]
 struct Inputs<'a> {
     recipe: u32,
+    installer: String,
     arch: Arch,
     suite: &'a str,
     timestamp: i64,
@@ -69,16 +72,48 @@ pub fn configured_tree(
     timestamp: i64,
     path_excludes: &[String],
 ) -> Result<Tree> {
+    read_configured(&configured_root(cache, arch, suite, packages, timestamp, path_excludes)?)
+}
+
+/// The stage whose [`ROOT_TAR`] has what [`configured_tree`] reads.
+///
+/// # Errors
+/// As [`configured_tree`].
+pub fn configured_root(
+    cache: &Cache,
+    arch: Arch,
+    suite: &str,
+    packages: &[Package],
+    timestamp: i64,
+    path_excludes: &[String],
+) -> Result<StageOutput> {
     let pins = packages.iter().map(|p| (&*p.name, &*p.version, &*p.arch, &*p.sha256)).collect();
-    let inputs = Inputs { recipe: RECIPE, arch, suite, timestamp, path_excludes, packages: pins };
-    let output = cache.stage("configured-root", &inputs, |dir| {
-        let tar = dir.join("root.tar");
+    let installer = installer()?;
+    let inputs = Inputs { recipe: RECIPE, installer, arch, suite, timestamp, path_excludes, packages: pins };
+    cache.stage("configured-root", &inputs, |dir| {
+        let tar = dir.join(ROOT_TAR);
         install(cache, &inputs, packages, &tar)?;
         check_installed(&tar, packages)
-    })?;
+    })
+}
+
+/// Reads what [`configured_root`] made.
+///
+/// # Errors
+/// A damaged cache entry.
+pub fn read_configured(output: &StageOutput) -> Result<Tree> {
     let mut tree = Tree::new();
-    read_tar(&mut tree, &output.open("root.tar")?, "configured packages")?;
+    read_tar(&mut tree, &output.open(ROOT_TAR)?, "configured packages")?;
     Ok(tree)
+}
+
+/// SHA-256 of the host's mmdebstrap, one script: another version of it may make
+/// another root of the same packages. (To ask it for its version takes a hundred times as long.)
+///
+/// # Errors
+/// When it is not installed.
+pub fn installer() -> Result<String> {
+    Ok(digest_file(&crate::host::find_tool("mmdebstrap", PURPOSE)?)?.sha256)
 }
 
 /// Paths (globs against `/path`) that must not reach an image: they differ from
@@ -115,6 +150,9 @@ pub fn volatile_paths() -> &'static [&'static str] {
         "/etc/subgid-",
         "/var/cache/debconf/*-old",
         "/var/lib/dpkg/*-old",
+        // Whoever may, gives them to the host's user _apt; apt makes them where they are missing.
+        "/var/cache/apt/archives/partial",
+        "/var/lib/apt/lists/partial",
         // Locks and records of the installation.
         "/var/cache/apt/archives/lock",
         "/var/lib/apt/extended_states",
@@ -146,7 +184,8 @@ fn install(cache: &Cache, inputs: &Inputs<'_>, packages: &[Package], tar: &Path)
     }
     let log = fs::read(&log_path).with_context(|| format!("reading {}", log_path.display()))?;
     let mut words = failure_words(&String::from_utf8_lossy(&log));
-    for obstacle in namespace_obstacles() {
+    let setting = |name: &str| fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/"))).ok();
+    for obstacle in namespace_obstacles(setting) {
         write!(words, "\n{obstacle}").expect("writing to a String");
     }
     bail!("installing {} packages with mmdebstrap failed ({status}):\n{words}", packages.len())
@@ -317,8 +356,8 @@ fn has_subordinate_ids(text: &str, user: &str) -> bool {
     })
 }
 
-/// Kernel settings that forbid namespaces, each with what to change.
-fn namespace_obstacles() -> Vec<String> {
+/// Kernel settings that forbid namespaces, each with what to change; `read` knows their values.
+fn namespace_obstacles(read: impl Fn(&str) -> Option<String>) -> Vec<String> {
     let settings = [
         ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
         ("kernel.unprivileged_userns_clone", "0", "1"),
@@ -326,8 +365,7 @@ fn namespace_obstacles() -> Vec<String> {
     ];
     let mut found = Vec::new();
     for (name, forbids, allows) in settings {
-        let path = format!("/proc/sys/{}", name.replace('.', "/"));
-        if fs::read_to_string(path).is_ok_and(|value| value.trim() == forbids) {
+        if read(name).is_some_and(|value| value.trim() == forbids) {
             found.push(format!(
                 "this kernel restricts user namespaces ({name} = {forbids}); if that is the reason, run `sudo sysctl {name}={allows}`, build as root, or use `mode = \"unpacked\"`"
             ));
@@ -359,5 +397,26 @@ mod tests {
         let long = format!("E: {}", "x".repeat(400));
         let stderr = format!("I: unpacking\nGet:1 copy: x\n\ndpkg: error processing package x\n{long}\n");
         assert_eq!(failure_words(&stderr), format!("dpkg: error processing package x\n{}", &long[..300]));
+    }
+
+    #[test]
+    fn a_kernel_that_forbids_namespaces_is_named_with_the_remedy() {
+        let on = |name: &'static str, value: &'static str| {
+            namespace_obstacles(move |asked| (asked == name).then(|| value.to_string()))
+        };
+        let told = |setting: &str, remedy: &str| {
+            vec![format!(
+                "this kernel restricts user namespaces ({setting}); if that is the reason, run `sudo sysctl {remedy}`, build as root, or use `mode = \"unpacked\"`"
+            )]
+        };
+        for (name, forbids, allows, remedy) in [
+            ("kernel.apparmor_restrict_unprivileged_userns", "1", "0", "0"),
+            ("kernel.unprivileged_userns_clone", "0", "1", "1"),
+            ("user.max_user_namespaces", "0", "31337", "10000"),
+        ] {
+            assert_eq!(on(name, forbids), told(&format!("{name} = {forbids}"), &format!("{name}={remedy}")));
+            assert_eq!(on(name, allows), [""; 0]);
+        }
+        assert_eq!(namespace_obstacles(|_| None), [""; 0]);
     }
 }

@@ -130,7 +130,7 @@ fn is_intact(path: &Path, package: &Package) -> Result<bool> {
 fn download(cache: &Cache, arch: Arch, sources: &[AptSource], packages: &[&Package]) -> Result<()> {
     let work = cache.work_dir()?;
     let config = write_state(&work.path, arch, &[])?;
-    let mut tool = Tool::new(APT_HELPER, "downloading packages")?.env("APT_CONFIG", config);
+    let mut tool = Tool::bound(APT_HELPER, "downloading packages")?.env("APT_CONFIG", config);
     tool = tool.args(["-qq", "download-file"]);
     for package in packages {
         let target = work.path.join(format!("{}.deb", package.sha256));

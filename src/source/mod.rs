@@ -12,7 +12,7 @@
 mod apt;
 mod ar;
 mod configured;
-mod deb822;
+pub(crate) mod deb822;
 mod failure;
 mod fetch;
 mod host;
@@ -21,10 +21,12 @@ mod resolve;
 mod unpack;
 
 pub use ar::Deb;
-pub use configured::{configured_tree, volatile_paths};
+pub use configured::{
+    ROOT_TAR, configured_root, configured_tree, installer, read_configured, volatile_paths,
+};
 pub use failure::{ArchiveError, FailureKind};
 pub use fetch::{NotCached, fetch};
 pub use host::{DEBIAN_KEYRING, HostSources, SecurityPolicy, host_sources, locked_sources};
 pub use index::{Candidate, Index, legal_filename, legal_name, legal_version};
-pub use resolve::{Archive, UnknownPackage, Wanted};
-pub use unpack::{unpack_into, unpacked_tree};
+pub use resolve::{Archive, UnknownPackage, UnreadArchive, Wanted};
+pub use unpack::{DATA_TAR, data_tars, lay_over, merged_root, unpack_into, unpacked_tree};

@@ -1,6 +1,6 @@
 //! From package names to pinned packages, with apt as the resolver.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -22,6 +22,15 @@ pub struct Archive {
     arch: Arch,
     index: Index,
     released: i64,
+    left_out: Vec<String>,
+}
+
+/// The same before its index is read, which nobody needs whose question has
+/// been answered from an index with the same [`UnreadArchive::release_digests`].
+#[derive(Debug)]
+pub struct UnreadArchive {
+    apt: Apt,
+    arch: Arch,
     left_out: Vec<String>,
 }
 
@@ -67,7 +76,7 @@ impl std::fmt::Display for UnknownPackage {
 
 impl std::error::Error for UnknownPackage {}
 
-impl Archive {
+impl UnreadArchive {
     /// Downloads and verifies the indexes of `sources`.
     ///
     /// With a policy other than [`SecurityPolicy::Required`], a `-security` or
@@ -82,14 +91,13 @@ impl Archive {
         arch: Arch,
         sources: &[AptSource],
         security: SecurityPolicy,
-    ) -> Result<Archive> {
+    ) -> Result<UnreadArchive> {
         let mut sources = sources.to_vec();
         let mut left_out = Vec::new();
         loop {
             let apt = Apt::open(cache, arch, &sources)?;
             let Err(error) = apt.update().or_else(|error| retry(&apt, error)) else {
-                let (index, released) = (read_index(&apt)?, apt.released()?);
-                return Ok(Archive { apt, arch, index, released, left_out });
+                return Ok(UnreadArchive { apt, arch, left_out });
             };
             let failed = droppable(&error, security);
             if failed.is_empty() {
@@ -98,6 +106,49 @@ impl Archive {
             sources.retain(|source| !failed.contains(&source.suite));
             left_out.extend(failed.iter().map(|suite| format!("{suite}: {}", reason(&error))));
         }
+    }
+
+    /// The sources that are really used.
+    pub fn sources(&self) -> &[AptSource] {
+        self.apt.sources()
+    }
+
+    /// As [`Archive::left_out`].
+    pub fn left_out(&self) -> &[String] {
+        &self.left_out
+    }
+
+    /// SHA-256 of each source's signed Release file, by its name.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn release_digests(&self) -> Result<BTreeMap<String, String>> {
+        self.apt.release_digests()
+    }
+
+    /// Reads the index.
+    ///
+    /// # Errors
+    /// An index that cannot be read.
+    pub fn read(self) -> Result<Archive> {
+        let (index, released) = (read_index(&self.apt)?, self.apt.released()?);
+        let UnreadArchive { apt, arch, left_out } = self;
+        Ok(Archive { apt, arch, index, released, left_out })
+    }
+}
+
+impl Archive {
+    /// Downloads, verifies and reads the indexes of `sources`; see [`UnreadArchive::open`].
+    ///
+    /// # Errors
+    /// As [`UnreadArchive::open`].
+    pub fn open(
+        cache: &Cache,
+        arch: Arch,
+        sources: &[AptSource],
+        security: SecurityPolicy,
+    ) -> Result<Archive> {
+        UnreadArchive::open(cache, arch, sources, security)?.read()
     }
 
     /// All packages on offer.

@@ -1,5 +1,5 @@
-//! The bytes of regular files: held in memory, a slice of a file on disk, or a
-//! whole file of the user's whose digest is known and compared while it is read.
+//! The bytes of regular files: held in memory, a slice of a file on disk, or one
+//! of those whose digest is known and compared while it is read.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -7,10 +7,15 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
+use super::sealed::{Sealed, SealedReader};
 use crate::cache::{digest_reader, hex};
+
+/// Bytes of the largest file that is held in memory as a whole. What is read so
+/// (kernels, modules, loaders, texts) stays far below; what users bring may not.
+pub const LARGEST_AT_ONCE: u64 = 64 << 20;
 
 /// What a regular file contains.
 #[derive(Clone, Debug)]
@@ -37,6 +42,8 @@ pub enum Content {
         /// Lower-case hex SHA-256.
         sha256: Arc<str>,
     },
+    /// Part of a file in the cache, with digests.
+    Sealed(Sealed),
 }
 
 impl Content {
@@ -60,6 +67,7 @@ impl Content {
         match self {
             Content::Bytes(bytes) => bytes.len() as u64,
             Content::Slice { length, .. } | Content::Pinned { length, .. } => *length,
+            Content::Sealed(sealed) => sealed.len(),
         }
     }
 
@@ -86,17 +94,26 @@ impl Content {
                 hasher: Box::new(Sha256::new()),
                 sha256: sha256.clone(),
             },
+            Content::Sealed(sealed) => {
+                ContentReader::Sealed(SealedReader::open(sealed).with_context(|| format!("opening {self}"))?)
+            }
         })
     }
 
     /// Everything at once; for small files such as scripts, modules and configurations.
     ///
     /// # Errors
-    /// When the backing file cannot be read or is shorter than the slice.
+    /// When the backing file cannot be read or is shorter than the slice, and when
+    /// it is larger than 64 MiB.
     pub fn read_all(&self) -> Result<Vec<u8>> {
         if let Content::Bytes(bytes) = self {
             return Ok(bytes.to_vec());
         }
+        ensure!(
+            self.len() <= LARGEST_AT_ONCE,
+            "{self} has {} bytes, more than the {LARGEST_AT_ONCE} such a file may have",
+            self.len()
+        );
         let mut all = Vec::with_capacity(self.len() as usize);
         self.open()?.read_to_end(&mut all).with_context(|| format!("reading {self}"))?;
         Ok(all)
@@ -124,6 +141,10 @@ impl std::fmt::Display for Content {
                 write!(f, "{length} bytes at {offset} of {}", file.display())
             }
             Content::Pinned { file, .. } => file.display().fmt(f),
+            Content::Sealed(sealed) => {
+                let path = sealed.file().path().display();
+                write!(f, "{} bytes at {} of {path}", sealed.len(), sealed.offset())
+            }
         }
     }
 }
@@ -160,6 +181,8 @@ pub enum ContentReader {
         /// What it must come to at the end.
         sha256: Arc<str>,
     },
+    /// Chunk by chunk, each compared with its digest.
+    Sealed(SealedReader),
 }
 
 impl Read for ContentReader {
@@ -172,6 +195,7 @@ impl Read for ContentReader {
                 Ok(n)
             }
             ContentReader::Slice { file, position, end } => read_part(file, position, *end, buf),
+            ContentReader::Sealed(reader) => reader.read(buf),
             ContentReader::Pinned { file, position, end, hasher, sha256 } => {
                 let n = read_part(file, position, *end, buf)?;
                 hasher.update(&buf[..n]);

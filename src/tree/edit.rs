@@ -126,7 +126,7 @@ impl Tree {
     /// kernel would after `chroot` (the last component too).
     ///
     /// # Errors
-    /// Missing components and link loops.
+    /// Missing components, links that lead nowhere and link loops.
     pub fn resolve(&self, path: &[u8]) -> Result<InodeId, TreeError> {
         let mut budget = MAX_LINKS;
         let names = components(path).map_err(TreeError::Name)?;
@@ -178,7 +178,13 @@ impl Tree {
                 }
                 part => {
                     let name = Name::new(part).map_err(TreeError::Name)?;
-                    self.resolve_from(stack, &[name], budget)?;
+                    self.resolve_from(stack, &[name], budget).map_err(|e| match e {
+                        TreeError::Missing(_) => TreeError::DanglingLink {
+                            target: display_path(target),
+                            origin: self.origin(self.inode(next).origin).to_string(),
+                        },
+                        e => e,
+                    })?;
                 }
             }
         }

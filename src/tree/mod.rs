@@ -13,6 +13,8 @@ mod listing;
 
 mod name;
 mod rules;
+mod sealed;
+pub mod store;
 
 mod walk;
 
@@ -23,6 +25,7 @@ pub use listing::{listing, parse_listing};
 pub use name::{InvalidName, Name, components};
 
 pub use rules::{exclude, set_permissions};
+pub use sealed::{CHUNK, ChunkDigest, Sealed, SealedReader, ZEROS, chunk_digest, is_zero};
 pub use walk::Entry;
 
 use std::collections::BTreeMap;
@@ -138,6 +141,9 @@ pub enum TreeError {
     Conflict { path: String, existing: String, existing_origin: String, new: String, new_origin: String },
     /// Nothing has this path.
     Missing(String),
+    /// A symbolic link on the way leads to nothing in the tree.
+    #[allow(missing_docs, reason = "the variant says it")]
+    DanglingLink { target: String, origin: String },
     /// Symbolic links on the way lead in a circle or out of bounds.
     LinkLoop(String),
 }
@@ -168,6 +174,11 @@ impl std::fmt::Display for TreeError {
                 "`{path}` is a {existing} from {existing_origin} and a {new} from {new_origin}; remove one of them"
             ),
             TreeError::Missing(path) => write!(f, "`{path}` does not exist in the tree"),
+            TreeError::DanglingLink { target, origin } => write!(
+                f,
+                "a symbolic link on the way, from {origin}, leads to `{target}`, which is not in the tree; \
+                 add that or remove the link"
+            ),
             TreeError::LinkLoop(path) => {
                 write!(f, "`{path}` runs through symbolic links in a circle")
             }

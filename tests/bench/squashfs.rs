@@ -2,7 +2,10 @@
 //! CPU time (user + sys), wall time, peak memory and image size, each the
 //! median of paired runs, and the ratios to mksquashfs.
 //!
-//! `cargo bench --bench squashfs -- DIR [--runs N] [--only gzip|zstd|xz|lz4]`
+//! `cargo bench --bench squashfs -- DIR [--runs N] [--only gzip|zstd|xz|lz4|lzo]`
+//!
+//! `cached` is a run in which nothing has changed since the last one, `changed`
+//! one in which the file whose size is nearest to 10,000 bytes has another content.
 //!
 //! Every program runs as a process of its own under time(1); ours is this
 //! program started again.
@@ -12,8 +15,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
-use liveiso::cli::dev::{SquashfsArgs, squashfs};
+use liveiso::cli::dev::{SquashfsArgs, read_source, write_tree};
 use liveiso::host::Tool;
+use liveiso::tree::{Content, Kind, Tree};
 
 #[derive(Parser)]
 struct Args {
@@ -35,6 +39,9 @@ struct Args {
 struct Write {
     #[command(flatten)]
     args: SquashfsArgs,
+    /// Replaces the content of one file of some 10 KB by something made from this number.
+    #[arg(long)]
+    change: Option<u64>,
 }
 
 type Words = &'static [&'static str];
@@ -48,6 +55,7 @@ const ROWS: &[Row] = &[
     ("zstd", &["-Xcompression-level", "15"], &["level=15"], &["15"]),
     ("xz", &[], &[], &["6"]),
     ("lz4", &["-Xhc"], &["hc"], &["12"]),
+    ("lzo", &[], &[], &["1"]),
 ];
 
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +70,10 @@ fn main() -> Result<()> {
     let mut words = std::env::args();
     let program = words.next().context("reading the program's own name")?;
     if words.next().as_deref() == Some("write") {
-        return squashfs(&Write::parse_from(std::iter::once(program).chain(words)).args);
+        let Write { args, change } = Write::parse_from(std::iter::once(program).chain(words));
+        let mut tree = read_source(&args)?;
+        change.map(|number| change_one_file(&mut tree, number)).transpose()?;
+        return write_tree(&tree, &args);
     }
     let args = Args::parse();
     let out = tempfile::tempdir().context("creating a scratch directory")?;
@@ -76,6 +87,18 @@ fn main() -> Result<()> {
             compare(&program, &args, &image, compression, mk, tools_ng, levels)?;
         }
     }
+    Ok(())
+}
+
+/// The new content is text of the old length that no earlier run had.
+fn change_one_file(tree: &mut Tree, number: u64) -> Result<()> {
+    let files = tree.walk().filter_map(|e| match &e.inode.kind {
+        Kind::File(content) => Some((content.len().abs_diff(10_000), e.id, content.len())),
+        _ => None,
+    });
+    let (_, id, length) = files.min_by_key(|(distance, ..)| *distance).context("there is no file")?;
+    let text = (0..).flat_map(|n| format!("{number} {n}\n").into_bytes()).take(length as usize);
+    tree.inode_mut(id).kind = Kind::File(Content::bytes(text.collect::<Vec<u8>>()));
     Ok(())
 }
 
@@ -108,11 +131,19 @@ fn compare(
         ));
         let cached = [&fixed[..], &["--block-cache", cache]].concat();
         commands.push((format!("liveiso {compression} {level}, cached"), words(&cached)));
+        // Its last word is another number in every run.
+        let changed = [&cached[..], &["--change", "0"]].concat();
+        commands.push((format!("liveiso {compression} {level}, changed"), words(&changed)));
     }
     let mut figures: BTreeMap<usize, Vec<Figures>> = BTreeMap::new();
     for run in 0..=args.runs {
         for (n, (_, command)) in commands.iter().enumerate() {
-            let measured = measure(command, image)?;
+            let mut command = command.clone();
+            if let Some("--change") = command.iter().rev().nth(1).map(String::as_str) {
+                command.pop();
+                command.push(run.to_string());
+            }
+            let measured = measure(&command, image)?;
             // The first round warms the page cache and fills the block cache.
             if run > 0 || args.runs == 0 {
                 figures.entry(n).or_default().push(measured);

@@ -155,7 +155,7 @@ fn a_killed_test_leaves_no_guest() {
 /// Runs `liveiso test` on an image with these options: every machine must pass.
 /// Returns the table and the cells. The tests of this room take turns, so that
 /// no more than two of their machines run at once.
-fn boots(image: &Path, options: &[&str]) -> Vec<serde_json::Value> {
+pub fn boots(image: &Path, options: &[&str]) -> Vec<serde_json::Value> {
     static MACHINES: Mutex<()> = Mutex::new(());
     let _turn = MACHINES.lock().unwrap_or_else(PoisonError::into_inner);
     let logs = tempfile::tempdir().unwrap();
@@ -196,7 +196,7 @@ fn names(cells: &[serde_json::Value]) -> Vec<&str> {
 
 /// What tmpfs may hold at the login shell, in kB: the overlay's upper directory
 /// and /run. An initramfs that stayed would be ten thousand.
-const MOST_SHMEM_KB: u64 = 1024;
+pub const MOST_SHMEM_KB: u64 = 1024;
 
 #[test]
 fn tiny_boots_in_40_mib() {

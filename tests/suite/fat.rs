@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::io::Cursor;
-use std::path::Path;
-use std::process::Command;
 
 use liveiso::format::fat::{Options, write};
 use liveiso::tree::{Content, Meta, Tree, parse_listing};
 use tempfile::TempDir;
+
+use crate::support::oracle;
 
 fn options() -> Options {
     Options { label: "LIVEISO_EFI".to_string(), volume_id: 0x1234_abcd, timestamp: 1_767_225_601 }
@@ -17,22 +17,6 @@ fn image(tree: &Tree) -> Vec<u8> {
     let mut bytes = Vec::new();
     write(tree, &options(), &mut bytes).unwrap();
     bytes
-}
-
-/// Runs an oracle and returns its standard output; a missing one fails the test.
-#[allow(clippy::disallowed_methods, reason = "an independent tool, not a part of the product")]
-fn oracle(program: &str, args: &[&str], dir: &Path) -> String {
-    let output = Command::new(program)
-        .args(args)
-        .current_dir(dir)
-        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
-        .env("LC_ALL", "C.UTF-8")
-        .env("TZ", "UTC0")
-        .output()
-        .unwrap_or_else(|e| panic!("{program} is needed for this test: {e}"));
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{program} {args:?}: {}\n{stdout}{stderr}", output.status);
-    stdout.into_owned()
 }
 
 const SYSTEM_PARTITION: &str = "\

@@ -66,7 +66,7 @@ fn init_has_the_line_ventoy_looks_for() {
 /// directory in place of /run; returns what it prints.
 fn in_init(dir: &Path, script: &str) -> String {
     let dir = dir.display();
-    let parts = ["say", "options", "probe", "medium", "memory", "root"]
+    let parts = ["say", "options", "probe", "medium", "memory", "root", "persist"]
         .map(|part| format!(". {INIT}/{part}.sh\n"))
         .concat();
     let whole = format!("LIBRARY={INIT}\n{parts}LIVE={dir}; LOG={dir}/log; SEEN={dir}/seen\n{script}\n");
@@ -99,8 +99,13 @@ fn words_of_the_command_line() {
 #[test]
 fn options_and_their_other_spellings() {
     let dir = TempDir::new().unwrap();
-    let defaults: &[(&str, &str)] =
-        &[("opt_timeout", "60"), ("opt_init", "/sbin/init"), ("opt_zram", "auto")];
+    let defaults: &[(&str, &str)] = &[
+        ("opt_timeout", "60"),
+        ("opt_init", "/sbin/init"),
+        ("opt_zram", "auto"),
+        ("opt_toram", "auto"),
+        ("opt_persistence", ""),
+    ];
     let table: &[(&str, &[(&str, &str)])] = &[
         ("BOOT_IMAGE=/x console=tty0", defaults),
         (r#"findiso="/my iso/a b.iso""#, &[("opt_iso", "/my iso/a b.iso")]),
@@ -109,13 +114,19 @@ fn options_and_their_other_spellings() {
         ("fromiso=/dev/sda1/d/x.iso", &[("opt_iso_device", "/dev/sda1"), ("opt_iso", "/d/x.iso")]),
         ("toram", &[("opt_toram", "y")]),
         ("copytoram=y toram=n", &[("opt_toram", "")]),
+        ("toram toram=auto", &[("opt_toram", "auto")]),
+        ("persistence", &[("opt_persistence", "rw")]),
+        ("persistence=ro", &[("opt_persistence", "ro")]),
+        ("persistence persistence=no", &[("opt_persistence", "")]),
+        ("liveiso.persistence=replay", &[("opt_persistence", "replay")]),
+        ("fetch=http://10.0.2.2/a b=c", &[("opt_net", "http://10.0.2.2/a")]),
         ("verify checksum=n", &[("opt_verify", "")]),
         ("rootdelay=9", &[("opt_timeout", "9")]),
         ("rootdelay=09", &[("opt_timeout", "60")]),
         ("liveiso.timeout=x;y rootdelay=-1 rootdelay=99999999999", &[("opt_timeout", "60")]),
         ("liveiso.zram=0", &[("opt_zram", "0")]),
         ("cow_spacesize=256M", &[("opt_rw_size", "256M")]),
-        ("liveiso.rwsize=1g,exec", &[("opt_rw_size", "50%")]),
+        ("liveiso.rwsize=1g,exec", &[("opt_rw_size", "auto")]),
         ("break", &[("opt_break", "media")]),
         ("break=premount", &[("opt_break", "media")]),
         ("rd.break=mountroot", &[("opt_break", "mount")]),
@@ -247,6 +258,59 @@ fn mount_options_forbid_every_replay() {
     let expected = "ext4 ro,noload\nxfs ro,norecovery\nf2fs ro,norecovery\nbtrfs ro,rescue=nologreplay\n\
                     vfat ro\nexfat ro\niso9660 ro\n";
     assert_eq!(in_init(dir.path(), script), expected);
+}
+
+/// When the image is copied to RAM, in kB: image, available, what the command line and the medium are.
+#[test]
+fn copying_to_ram_is_decided_from_figures() {
+    let dir = TempDir::new().unwrap();
+    let refused = "!! not copied to RAM: the image needs 60000 kB and the system 32768 kB, 92767 kB are available; \
+                   keep the medium in\nno\n";
+    for (toram, persistence, quick, image, available, expected) in [
+        ("y", "", "false", 60_000, 92_768, "yes\n"),
+        ("y", "", "false", 60_000, 92_767, refused),
+        ("n", "", "true", 60_000, 9_000_000, "no\n"),
+        ("auto", "", "true", 60_000, 584_288, "yes\n"),
+        ("auto", "", "true", 60_000, 584_287, "no\n"),
+        ("auto", "", "false", 60_000, 9_000_000, "no\n"),
+        ("auto", "rw", "true", 60_000, 9_000_000, "no\n"),
+        ("auto", "", "true", 900_000, 3_599_999, "no\n"),
+    ] {
+        let script = format!(
+            "medium_is_quick() {{ {quick}; }}; warn() {{ echo \"!! $*\"; }}
+            opt_toram={toram} opt_persistence={persistence}
+            should_copy {image} {available} && echo yes || echo no"
+        );
+        assert_eq!(
+            in_init(dir.path(), &script),
+            expected,
+            "{toram} {persistence} {quick} {image} {available}"
+        );
+    }
+}
+
+/// The state of a file system of changes is read from its superblock, never by mounting it.
+#[test]
+fn the_superblock_says_how_changes_were_left() {
+    let dir = TempDir::new().unwrap();
+    let at = dir.path();
+    for name in ["clean", "open", "errors", "ext2"] {
+        fs::File::create(at.join(name)).unwrap().set_len(8 << 20).unwrap();
+        let journal = if name == "ext2" { "^has_journal" } else { "has_journal" };
+        make("mkfs.ext4", &["-q", "-O", journal, "-L", "liveiso-changes", name], at);
+    }
+    make("debugfs", &["-w", "-R", "feature needs_recovery", "open"], at);
+    make("debugfs", &["-w", "-R", "ssv state 2", "errors"], at);
+    fs::write(at.join("none"), vec![0; 8192]).unwrap();
+    let script = format!(
+        "for n in clean open errors ext2 none; do
+            changes_state=; read_superblock {}/$n && echo $n $changes_label $changes_state || echo $n no
+        done",
+        at.display()
+    );
+    let expected = "clean liveiso-changes clean\nopen liveiso-changes open\nerrors liveiso-changes errors\n\
+                    ext2 liveiso-changes clean\nnone no\n";
+    assert_eq!(in_init(at, &script), expected);
 }
 
 /// Which devices get a driver in the live root.

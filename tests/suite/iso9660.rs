@@ -3,28 +3,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use liveiso::format::fat;
 use liveiso::format::iso9660::{Bios, MbrEntry, Options, read, verify, write};
 use liveiso::tree::{Content, Kind, Meta, Tree, parse_listing};
 use tempfile::TempDir;
 
-/// Runs an oracle and returns its standard output; a missing one fails the test.
-#[allow(clippy::disallowed_methods, reason = "an independent tool, not a part of the product")]
-fn oracle(program: &str, args: &[&str], dir: &Path) -> String {
-    let output = Command::new(program)
-        .args(args)
-        .current_dir(dir)
-        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
-        .env("LC_ALL", "C.UTF-8")
-        .env("TZ", "UTC0")
-        .output()
-        .unwrap_or_else(|e| panic!("{program} is needed for this test: {e}"));
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{program} {args:?}: {}\n{stdout}{stderr}", output.status);
-    stdout.into_owned()
-}
+use crate::support::oracle;
 
 const MEDIUM: &str = "\
 dir /.disk 0755 0 0

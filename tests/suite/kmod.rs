@@ -27,7 +27,12 @@ pub mod packages {
 
     /// busybox-static.
     pub fn busybox(arch: &str) -> Tree {
-        Apt::new(arch).package("busybox-static")
+        package(arch, "busybox-static")
+    }
+
+    /// The regular files of a package.
+    pub fn package(arch: &str, name: &str) -> Tree {
+        Apt::new(arch).package(name)
     }
 
     fn one_at_a_time() -> std::sync::MutexGuard<'static, ()> {

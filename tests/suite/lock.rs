@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use liveiso::cache::Cache;
 use liveiso::diagnostic::Diagnostics;
@@ -12,7 +13,7 @@ use liveiso::plan::{Arch, Debian, RootMode};
 use liveiso::resolve::{
     FindError, FoundPackages, LockUse, NoPlan, Options, PackageRequest, Resolved, resolve_locked,
 };
-use liveiso::source::{Archive, SecurityPolicy, Wanted};
+use liveiso::source::{Archive, SecurityPolicy, UnreadArchive, Wanted};
 
 use crate::apt::{Published, real_cache_dir};
 
@@ -136,7 +137,8 @@ fn a_lock_is_a_sorted_text_that_reads_back() {
     }
     assert_eq!(
         text,
-        r#"# The exact packages of this profile, written by `liveiso lock`.
+        format!(
+            r#"# The exact packages of this profile, written by `liveiso lock`.
 # Keep it under version control; change it with `liveiso lock PROFILE --update`.
 lock-version = 1
 request = "REQUEST"
@@ -153,28 +155,11 @@ components = ["main"]
 suite = "t-security"
 components = ["main"]
 
-[[package]]
-name = "alpha"
-version = "1:1-1"
-arch = "i386"
-source = "alpha"
-roles = ["root", "initramfs"]
-suite = "t"
-filename = "pool/alpha_1-1_i386.deb"
-size = SIZE
-sha256 = "SHA256 of alpha"
-
-[[package]]
-name = "gamma"
-version = "1:1-1"
-arch = "i386"
-source = "gamma"
-roles = ["root"]
-suite = "t"
-filename = "pool/gamma_1-1_i386.deb"
-size = SIZE
-sha256 = "SHA256 of gamma"
-"#
+{}
+{}"#,
+            package("alpha", "\"root\", \"initramfs\"", "SIZE", "SHA256 of alpha"),
+            package("gamma", "\"root\"", "SIZE", "SHA256 of gamma"),
+        )
     );
 }
 
@@ -257,6 +242,23 @@ fn only_what_must_or_is_named_moves() {
     assert_eq!(profile.changes(LockUse::Follow), ["added delta 1:1-1", "removed gamma 1:1-1"]);
 }
 
+/// What an earlier answer for the same releases is worth depends on it.
+#[test]
+fn releases_change_exactly_when_the_archive_does() {
+    let published = Published::new(PUBLISH);
+    let cache = published.cache();
+    let releases = || {
+        let sources = published.sources();
+        let archive = UnreadArchive::open(&cache, Arch::I386, &sources, SecurityPolicy::Required).unwrap();
+        archive.release_digests().unwrap()
+    };
+    let before = releases();
+    assert_eq!(before.len(), 2);
+    assert_eq!(releases(), before);
+    published.change(UPDATES);
+    assert_ne!(releases(), before);
+}
+
 #[test]
 fn versions_that_no_longer_fit_together_give_way() {
     let profile = Profile::new("\"gamma\"");
@@ -269,24 +271,37 @@ fn versions_that_no_longer_fit_together_give_way() {
     assert_eq!(profile.changes(LockUse::Follow), ["changed alpha 1:1-1 -> 1:2-1", "added epsilon 1:1-1"]);
 }
 
-const LOCK: &str = r#"lock-version = 1
-request = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
+/// One package of a lock at the version every package of the archive has first.
+fn package(name: &str, roles: &str, size: &str, sha256: &str) -> String {
+    format!(
+        r#"[[package]]
+name = "{name}"
+version = "1:1-1"
+arch = "i386"
+source = "{name}"
+roles = [{roles}]
+suite = "t"
+filename = "pool/{name}_1-1_i386.deb"
+size = {size}
+sha256 = "{sha256}"
+"#
+    )
+}
+
+static LOCK: LazyLock<String> = LazyLock::new(|| {
+    const DIGEST: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+    format!(
+        r#"lock-version = 1
+request = "{DIGEST}"
 timestamp = 2026-01-02T03:04:05Z
 left-out = []
 [[source]]
 suite = "t"
 components = ["main"]
-[[package]]
-name = "alpha"
-version = "1:1-1"
-arch = "i386"
-source = "alpha"
-roles = ["root"]
-suite = "t"
-filename = "pool/alpha_1-1_i386.deb"
-size = 5
-sha256 = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
-"#;
+{}"#,
+        package("alpha", "\"root\"", "5", DIGEST)
+    )
+});
 
 /// The first lines of every message: what and where.
 fn headlines(rendered: &str) -> Vec<String> {
@@ -302,7 +317,7 @@ fn headlines(rendered: &str) -> Vec<String> {
 
 #[test]
 fn every_mistake_of_a_damaged_lock_is_reported() {
-    assert_eq!(parse(LOCK).1, "");
+    assert_eq!(parse(&LOCK).1, "");
     let package = &LOCK[LOCK.find("[[package]]").unwrap()..];
     let cases: &[(&str, &str, &[&str])] = &[
         (
@@ -368,7 +383,7 @@ fn every_mistake_of_a_damaged_lock_is_reported() {
     ];
     for (from, to, expected) in cases {
         let damaged = LOCK.replace(from, to);
-        assert_ne!(damaged, LOCK, "{from}");
+        assert_ne!(damaged, *LOCK, "{from}");
         let (lock, messages) = parse(&damaged);
         assert_eq!(lock, None, "{to}");
         assert_eq!(headlines(&messages), *expected, "{to}\n{messages}");
@@ -405,7 +420,11 @@ fn liveiso(network: bool, dir: &Path, arguments: &[&str]) -> (Option<i32>, Strin
         .current_dir(dir)
         .output()
         .unwrap();
-    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    // Every build says what its initramfs takes.
+    let said: String =
+        stderr.lines().filter(|l| !l.starts_with("initramfs: ")).map(|l| format!("{l}\n")).collect();
+    (output.status.code(), said)
 }
 
 #[test]

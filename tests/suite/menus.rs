@@ -6,8 +6,8 @@ use std::fs;
 use liveiso::boot::{self, BootFiles};
 use liveiso::cache::hex_sha256;
 use liveiso::plan::{
-    Arch, Boot, BootMode, Compression, Debian, Initramfs, InputFile, Packages, Plan, Root, RootFormat,
-    RootImage, RootMode,
+    Arch, Boot, BootMode, Budget, Compression, Debian, Initramfs, InputFile, Layout, Packages, Plan, Root,
+    RootFormat, RootImage, RootMode,
 };
 use liveiso::tree::{Kind, Tree, parse_listing};
 use tempfile::TempDir;
@@ -43,6 +43,9 @@ fn plan() -> Plan {
             compression: Compression::Xz,
             modules: Vec::new(),
             optional_modules: Vec::new(),
+            layout: Layout::Plain,
+            description: Vec::new(),
+            microcode: None,
         },
         boot: Boot {
             bootmodes: vec![BootMode::BiosSyslinux, BootMode::UefiGrub],
@@ -53,6 +56,7 @@ fn plan() -> Plan {
         },
         overlays: Vec::new(),
         efiboot: BTreeMap::new(),
+        budget: Budget::default(),
     }
 }
 

@@ -17,11 +17,13 @@ use liveiso::resolve::{
 
 /// What the fake archive has.
 const KNOWN: &[&str] = &[
+    "amd64-microcode",
     "busybox-static",
     "e2fsprogs",
     "gdisk",
     "grub-efi-amd64-bin",
     "grub-efi-ia32-bin",
+    "intel-microcode",
     "isolinux",
     "linux-image-686",
     "linux-image-amd64",
@@ -362,4 +364,57 @@ fn the_profiles_in_the_repository_are_sound() {
         liveiso::resolve::check(&dir, &Options::new(None), &mut diagnostics);
         assert_eq!(diagnostics.render(false, Path::new("/")), "");
     }
+}
+
+#[test]
+fn a_description_is_checked_line_by_line() {
+    let case = Case::new("iso-name = \"x\"\n\n[initramfs]\ndescription = \"files/list\"\n");
+    case.write(
+        "files/list",
+        "# tools\ndir /data 0755 0 0\nfile /data/a files/a 0644 0 0\nfile /init files/list 755 0 0\n\
+                              file /data/b ${HOME}/b 0644 0 0\nfile /data/c ../c 0644 0 0\nnode /dev/x\n",
+    );
+    assert_golden("description.txt", &case.messages());
+    case.write("files/a", "a");
+    case.write("files/list", "dir /data 0755 0 0\nfile /data/a files/a 0644 0 0 /data/b\n");
+    let (messages, plan) = case.resolve();
+    assert_eq!(messages, "");
+    let description = serde_json::to_value(plan.unwrap().identity().initramfs.description).unwrap();
+    let digest = "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb";
+    assert_eq!(
+        description,
+        serde_json::json!([
+            {"name": "data", "type": "dir", "mode": 0o755, "uid": 0, "gid": 0},
+            {"name": "data/a", "type": "file", "mode": 0o644, "uid": 0, "gid": 0,
+             "content": {"size": 1, "sha256": digest}, "links": ["data/b"]},
+        ])
+    );
+}
+
+#[test]
+fn microcode_is_a_package_s_or_a_file_s() {
+    let toml = |components: &str, microcode: &str| {
+        format!(
+            "iso-name = \"x\"\n[debian]\ncomponents = [{components}]\n[initramfs]\nmicrocode = {microcode}\n"
+        )
+    };
+    let messages = Case::new(&toml("\"main\"", "true")).messages();
+    let first = "error: microcode is not free software, and [debian] `components` does not allow for it";
+    assert_eq!(messages.lines().next().unwrap(), first);
+    let free = toml("\"main\", \"non-free-firmware\"", "true");
+    let (_, plan) = Case::new(&free).resolve();
+    let plan = plan.unwrap();
+    let names: Vec<&str> = plan.packages.initramfs.iter().map(|p| p.name.as_str()).collect();
+    assert_eq!(names, ["amd64-microcode", "busybox-static", "intel-microcode"]);
+    let case = Case::new(&toml("\"main\"", "[\"ucode/amd\", \"profile.toml\", \"missing\"]"));
+    case.write("ucode/amd", b"DMA\0");
+    let messages = case.messages();
+    let errors: Vec<&str> = messages.lines().filter(|line| line.starts_with("error")).collect();
+    assert_eq!(
+        errors,
+        [
+            "error: `profile.toml` is no microcode of Intel or AMD",
+            "error: `missing` cannot be read: No such file or directory (os error 2)"
+        ]
+    );
 }

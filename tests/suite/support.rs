@@ -47,9 +47,38 @@ pub fn rescue() -> &'static Path {
 }
 
 fn image(name: &str) -> PathBuf {
-    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("images");
+    built(&profile(name), "images").0
+}
+
+/// The finished ISO of a profile in a directory of this name below the tests'
+/// own, and what the build said on standard error.
+pub fn built(profile: &Path, out: &str) -> (PathBuf, String) {
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(out);
     let mut command = liveiso(["build", "-o"]);
-    let (code, stdout, stderr) = ran(command.arg(&out).arg(profile(name)).output().unwrap());
-    assert_eq!(code, Some(0), "building {name}:\n{stderr}");
-    PathBuf::from(stdout.lines().next().unwrap())
+    let (code, stdout, stderr) = ran(command.arg(&out).arg(profile).output().unwrap());
+    assert_eq!(code, Some(0), "building {}:\n{stderr}", profile.display());
+    (PathBuf::from(stdout.lines().next().unwrap()), stderr)
+}
+
+/// Runs an oracle and returns its standard output; a missing one fails the test.
+#[allow(clippy::disallowed_methods, reason = "an independent tool, not a part of the product")]
+pub fn oracle(program: &str, args: &[&str], dir: &Path) -> String {
+    let output = Command::new(program)
+        .args(args)
+        .current_dir(dir)
+        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+        .env("LC_ALL", "C.UTF-8")
+        .env("TZ", "UTC0")
+        .output()
+        .unwrap_or_else(|e| panic!("{program} is needed for this test: {e}"));
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{program} {args:?}: {}\n{stdout}{stderr}", output.status);
+    stdout.into_owned()
+}
+
+/// Whether tests may become other users and make devices; CI must be able to.
+pub fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    assert!(root || liveiso::host::environment("CI").is_none(), "CI must run these tests as root");
+    root
 }

@@ -88,8 +88,11 @@ impl<'a> Member<'a> {
         ensure!((2..=PATH_MAX).contains(&name_len), "name length {name_len} is not 2 to {PATH_MAX}");
         let name_at = at + HEADER_LEN;
         let name = bytes.get(name_at..name_at + name_len).context("name is cut short")?;
-        let (&end, name) = name.split_last().context("name is cut short")?;
-        ensure!(end == 0 && !name.contains(&0), "name is not a NUL-terminated string");
+        let length = name.iter().position(|&b| b == 0).unwrap_or(name_len);
+        let (name, nuls) = name.split_at(length);
+        // Several NULs align the data of early microcode; the kernel reads a C string.
+        let terminated = !nuls.is_empty() && nuls.iter().all(|&b| b == 0);
+        ensure!(terminated && !name.is_empty(), "name is not a NUL-terminated string");
         let data_at = name_at + name_len + padding((name_at + name_len) as u64, 4);
         let size = fields[6] as usize;
         let data_end = data_at.checked_add(size).context("data is too long")?;
@@ -235,6 +238,40 @@ pub fn archive_length(bytes: &[u8]) -> Result<usize> {
         if member.name == TRAILER {
             return Ok(at);
         }
+    }
+    bail!("cpio archive has no TRAILER!!!: it is cut short")
+}
+
+/// One member as it stands.
+#[derive(Clone, Copy, Debug)]
+pub struct RawMember<'a> {
+    /// Its name, as written.
+    pub name: &'a [u8],
+    /// `st_mode`, file type included.
+    pub mode: u32,
+    /// Numeric owner and group.
+    pub owner: (u32, u32),
+    /// Its content, or the target of a link.
+    pub data: &'a [u8],
+}
+
+/// The members of the first archive, without judging their names or order as
+/// [`read_into`] does: for looking at what other makers wrote. Returns the bytes
+/// up to the end of the trailer too.
+///
+/// # Errors
+/// Damaged members, and an archive without trailer.
+pub fn members(bytes: &[u8]) -> Result<(Vec<RawMember<'_>>, usize)> {
+    let (mut found, mut at) = (Vec::new(), 0);
+    while at < bytes.len() {
+        let member = Member::parse(bytes, at).with_context(|| format!("cpio member at byte {at}"));
+        let member = member.map_err(one_line)?;
+        at = member.end.min(bytes.len());
+        if member.name == TRAILER {
+            return Ok((found, at));
+        }
+        let [_, mode, uid, gid, ..] = member.fields;
+        found.push(RawMember { name: member.name, mode, owner: (uid, gid), data: member.data });
     }
     bail!("cpio archive has no TRAILER!!!: it is cut short")
 }

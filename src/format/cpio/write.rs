@@ -8,6 +8,9 @@ use anyhow::{Context, Result, bail};
 use super::{ARCHIVE_ALIGNMENT, HEADER_LEN, PATH_MAX, TRAILER, padding};
 use crate::tree::{Device, Entry, Inode, InodeId, Kind, Tree, display_path};
 
+/// Members and their data begin at multiples of this.
+const MEMBER_ALIGNMENT: u64 = 4;
+
 /// Writes a tree as one archive, names in byte order, directories before their
 /// contents, padded with zeros to a multiple of 512 bytes.
 ///
@@ -26,9 +29,28 @@ pub fn write(tree: &Tree, out: &mut impl Write) -> Result<()> {
 /// # Errors
 /// As [`write()`], and a member ranked before its directory.
 pub fn write_by<K: Ord>(tree: &Tree, rank: impl Fn(&[u8]) -> K, out: &mut impl Write) -> Result<()> {
+    write_members(tree, rank, MEMBER_ALIGNMENT, out)
+}
+
+/// As [`write()`], with every file's data at a multiple of `alignment` (a
+/// multiple of 4, at most 512) for whoever reads it in place: more than one NUL
+/// ends the names, which changes nothing for readers of C strings.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_aligned(tree: &Tree, alignment: u64, out: &mut impl Write) -> Result<()> {
+    write_members(tree, |_| 0, alignment, out)
+}
+
+fn write_members<K: Ord>(
+    tree: &Tree,
+    rank: impl Fn(&[u8]) -> K,
+    alignment: u64,
+    out: &mut impl Write,
+) -> Result<()> {
     let mut entries: Vec<Entry> = tree.walk().collect();
     entries.sort_by_key(|entry| rank(&entry.path));
-    let mut archive = Archive { out, written: 0 };
+    let mut archive = Archive { out, written: 0, alignment };
     let mut numbers: HashMap<InodeId, (u32, u32)> = HashMap::new();
     let mut directories: HashSet<Vec<u8>> = HashSet::new();
     for entry in &entries {
@@ -95,6 +117,8 @@ fn check(tree: &Tree, Entry { path, inode, .. }: &Entry) -> Result<()> {
 struct Archive<'w, W: Write> {
     out: &'w mut W,
     written: u64,
+    /// Of file data.
+    alignment: u64,
 }
 
 impl<W: Write> Archive<'_, W> {
@@ -113,6 +137,12 @@ impl<W: Write> Archive<'_, W> {
             _ => 0,
         };
         let name: &[u8] = if entry.path.is_empty() { b"." } else { &entry.path };
+        let data_at = self.written + (HEADER_LEN + name.len() + 1) as u64;
+        let nuls = 1 + if matches!(kind, Kind::File(_)) && self.alignment > MEMBER_ALIGNMENT {
+            padding(data_at, self.alignment)
+        } else {
+            0
+        };
         let mode = kind.file_type_bits() | u32::from(*mode);
         let fields = [
             ino,
@@ -126,10 +156,10 @@ impl<W: Write> Archive<'_, W> {
             0,
             device.major,
             device.minor,
-            u32::try_from(name.len() + 1)?,
+            u32::try_from(name.len() + nuls)?,
             0,
         ];
-        self.header(&fields, name)?;
+        self.header(&fields, name, nuls)?;
         match kind {
             Kind::File(content) if last_name => {
                 let copied = io::copy(&mut content.open()?, self.out)?;
@@ -141,10 +171,10 @@ impl<W: Write> Archive<'_, W> {
             Kind::Symlink(target) => self.put(target)?,
             _ => {}
         }
-        Ok(self.pad(4)?)
+        Ok(self.pad(MEMBER_ALIGNMENT)?)
     }
 
-    fn header(&mut self, fields: &[u32; 13], name: &[u8]) -> io::Result<()> {
+    fn header(&mut self, fields: &[u32; 13], name: &[u8], nuls: usize) -> io::Result<()> {
         let mut header = String::with_capacity(HEADER_LEN);
         header.push_str("070701");
         for field in fields {
@@ -152,15 +182,15 @@ impl<W: Write> Archive<'_, W> {
         }
         self.put(header.as_bytes())?;
         self.put(name)?;
-        self.put(&[0])?;
-        self.pad(4)
+        self.put(&[0; ARCHIVE_ALIGNMENT][..nuls])?;
+        self.pad(MEMBER_ALIGNMENT)
     }
 
     fn finish(mut self) -> io::Result<()> {
         let mut fields = [0; 13];
         fields[4] = 1;
         fields[11] = TRAILER.len() as u32 + 1;
-        self.header(&fields, TRAILER)?;
+        self.header(&fields, TRAILER, 1)?;
         self.pad(ARCHIVE_ALIGNMENT as u64)
     }
 

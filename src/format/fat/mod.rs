@@ -16,10 +16,13 @@
 //! it: it gives `.` and `..` long names, for which fsck.fat finds every
 //! subdirectory damaged, and it keeps its clock for ever.
 
+mod chains;
 mod check;
 mod directory;
+mod read;
 mod verify;
 
+pub use read::{Volume, read};
 pub use verify::verify;
 
 use std::collections::HashMap;

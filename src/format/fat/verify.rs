@@ -1,5 +1,5 @@
 //! A second opinion on a written image: `fatfs`, which reads well, must find
-//! every file of the tree with its bytes.
+//! every file of the tree with its bytes. The cluster numbers it follows are checked before.
 
 use std::io::{Cursor, Read};
 
@@ -14,6 +14,7 @@ use crate::tree::{Entry, Kind, Tree, display_path};
 /// # Errors
 /// The first file that is missing or different.
 pub fn verify(image: &[u8], tree: &Tree) -> Result<()> {
+    super::chains::check(image).context("following the cluster chains of the FAT image")?;
     let file_system =
         FileSystem::new(Cursor::new(image.to_vec()), FsOptions::new().update_accessed_date(false))
             .context("reading the FAT image back")?;

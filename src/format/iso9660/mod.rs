@@ -17,9 +17,11 @@
 mod check;
 mod read;
 mod stage;
+mod tree;
 
 pub use check::verify;
-pub use read::{BootMedium, CatalogEntry, MbrEntry, Volume, read};
+pub use read::{BootMedium, CatalogEntry, MbrEntry, SECTOR, Volume, read};
+pub use tree::read_tree;
 
 use std::ffi::OsString;
 use std::fs;
@@ -87,7 +89,7 @@ pub fn write(tree: &Tree, options: &Options, work: &Path, out: &Path) -> Result<
 
 fn run(options: &Options, staged: &stage::Staged, out: &Path) -> Result<()> {
     let out = std::path::absolute(out).context("finding the current directory")?;
-    let tool = Tool::new("xorriso", "writing the ISO")?
+    let tool = Tool::bound("xorriso", "writing the ISO")?
         .env("SOURCE_DATE_EPOCH", options.timestamp.to_string())
         .current_dir(staged.dir.path())
         .args(arguments(options, &out));

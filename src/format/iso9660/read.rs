@@ -34,7 +34,8 @@ pub struct BootMedium {
 }
 
 /// The parts of a primary volume descriptor we write.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Volume {
     /// Volume id, padding removed.
     pub id: String,
@@ -51,7 +52,8 @@ pub struct Volume {
 }
 
 /// One partition of the MBR.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct MbrEntry {
     /// 0x80 is active.
     pub status: u8,
@@ -64,7 +66,8 @@ pub struct MbrEntry {
 }
 
 /// One bootable image of the El Torito catalog.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct CatalogEntry {
     /// 0x00 is a PC BIOS, 0xEF is UEFI.
     pub platform: u8,

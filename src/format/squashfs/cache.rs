@@ -3,7 +3,7 @@
 //! ```text
 //! <dir>/<digest>.pack   records: key (32) · size (4, as in the image) · CRC32 (4) · bytes
 //! ```
-//! The key is a digest of the raw block and of everything that decides the
+//! The key is a digest of the raw block's digests and of everything that decides the
 //! compressed bytes, the versions of the compressors among them, so a hit never
 //! changes a byte of an image. A pack appears by one rename and is never
 //! changed afterwards; any number of builds may use a cache at once. Every
@@ -21,24 +21,27 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use anyhow::{Context, Result};
 use tempfile::NamedTempFile;
 
+use super::block::Block;
 use super::compress::Settings;
 use super::layout::{BLOCK_SIZES, DATA_RAW};
 
 /// Raised when the same block, settings and libraries lead to other bytes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Another version of any library makes other keys: a cache that is cold once too often is still correct.
 const LIBRARIES: &str = include_str!("../../../Cargo.lock");
 /// Packs beyond this number go, the least recently used first.
 const MAX_PACKS: usize = 64;
 const HEADER: usize = 40;
 
-/// Digest of a raw block and of how it is compressed.
+/// Digest of a raw block's digests and of how it is compressed.
 pub(super) type Key = [u8; 32];
 
 /// A directory of compressed blocks.
 #[derive(Debug)]
 pub struct BlockCache {
     dir: PathBuf,
+    /// Where the new pack is written.
+    scratch: PathBuf,
     max_size: u64,
     packs: Vec<Pack>,
     index: HashMap<Key, Record>,
@@ -88,6 +91,7 @@ impl BlockCache {
         paths.sort();
         let mut cache = BlockCache {
             dir: dir.to_path_buf(),
+            scratch: dir.to_path_buf(),
             max_size,
             packs: Vec::new(),
             index: HashMap::new(),
@@ -100,6 +104,12 @@ impl BlockCache {
             }
         }
         Ok(cache)
+    }
+
+    /// Writes new packs in this directory, on the same file system, until they are
+    /// complete: one that is swept should this process be killed.
+    pub fn with_scratch(self, dir: &Path) -> BlockCache {
+        BlockCache { scratch: dir.to_path_buf(), ..self }
     }
 
     fn add_pack(&mut self, path: PathBuf, file: File) {
@@ -137,7 +147,7 @@ impl BlockCache {
     pub(super) fn put(&self, key: &Key, packed: Option<&[u8]>) -> Result<()> {
         let mut fresh = self.fresh.lock().expect("nothing panics with this lock held");
         if fresh.is_none() {
-            let file = tempfile::Builder::new().prefix("new-").tempfile_in(&self.dir);
+            let file = tempfile::Builder::new().prefix("new-").tempfile_in(&self.scratch);
             let file = BufWriter::new(file.context("adding to the block cache")?);
             *fresh = Some(Fresh { file, keys: HashSet::new(), name: blake3::Hasher::new() });
         }
@@ -237,9 +247,12 @@ impl Keys {
         Keys { plain: hasher(false), x86: hasher(true) }
     }
 
-    /// The key of a raw block.
-    pub fn key(&self, raw: &[u8], is_x86_code: bool) -> Key {
-        let mut hasher = if is_x86_code { self.x86.clone() } else { self.plain.clone() };
-        *hasher.update(raw).finalize().as_bytes()
+    /// The key of a block, which need not be read for it.
+    pub fn key(&self, block: &Block) -> Key {
+        let mut hasher = if block.is_x86_code { self.x86.clone() } else { self.plain.clone() };
+        for (length, digest) in block.digests() {
+            hasher.update(&(length as u64).to_le_bytes()).update(&digest);
+        }
+        *hasher.finalize().as_bytes()
     }
 }

@@ -12,12 +12,13 @@ use std::io::{Read, Write};
 
 use anyhow::{Context, Result, ensure};
 
+use super::block::Block;
 use super::cache::BlockCache;
 use super::compress::is_x86_code;
 use super::layout::DATA_RAW;
 use super::metadata::Output;
-use super::workers::{Block, Workers};
-use crate::tree::{Content, ContentReader};
+use super::workers::Workers;
+use crate::tree::{CHUNK, ChunkDigest, Content, ContentReader, Sealed, ZEROS, chunk_digest, is_zero};
 
 /// Where a file's bytes are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -104,69 +105,120 @@ impl<'c, W: Write> DataWriter<'c, W> {
     /// # Errors
     /// Unreadable content, a full disk.
     pub fn store(&mut self, content: &Content, may_repeat: bool) -> Result<usize> {
+        if let (Content::Sealed(sealed), true) = (content, self.block_size.is_multiple_of(CHUNK)) {
+            let key = (sealed.len(), combined(sealed.digests().iter().copied()));
+            return self.once(may_repeat.then_some(key), |data| data.store_unread(sealed));
+        }
         let mut source = Source::open(content)?;
         if !may_repeat {
-            return self.store_new(source);
+            return self.store_read(source);
         }
         // What fits one block is read once, anything larger twice.
         let digest = match content.len() <= self.block_size as u64 {
             true => {
                 source.fill_first(self.block_size)?;
-                *blake3::hash(&source.first).as_bytes()
+                combined(source.first.chunks(CHUNK).map(chunk_digest))
             }
             false => digest(content)?,
         };
-        let key = (content.len(), digest);
-        if let Some(&known) = self.by_digest.get(&key) {
+        self.once(Some((content.len(), digest)), |data| data.store_read(source))
+    }
+
+    /// Stores a content unless one with this key is there already.
+    fn once(
+        &mut self,
+        key: Option<(u64, [u8; 32])>,
+        store: impl FnOnce(&mut Self) -> Result<usize>,
+    ) -> Result<usize> {
+        if let Some(&known) = key.as_ref().and_then(|key| self.by_digest.get(key)) {
             self.duplicates += 1;
             return Ok(known);
         }
-        let number = self.store_new(source)?;
-        self.by_digest.insert(key, number);
+        let number = store(self)?;
+        self.by_digest.extend(key.map(|key| (key, number)));
         Ok(number)
     }
 
-    fn store_new(&mut self, mut source: Source<'_>) -> Result<usize> {
+    fn store_read(&mut self, mut source: Source<'_>) -> Result<usize> {
         let (file, length) = (self.files.len(), source.content.len());
         self.files.push(FileData { length, ..FileData::default() });
         let mut is_code = false;
         let mut left = length;
         while left > 0 {
             let mut block = self.workers.block();
-            source.fill(&mut block.raw, self.block_size)?;
+            block.append_with(|raw| source.fill(raw, self.block_size))?;
             if left == length {
-                is_code = self.filters_code && is_x86_code(&block.raw);
+                is_code = self.filters_code && is_x86_code(block.raw());
             }
-            left -= block.raw.len() as u64;
-            if is_zero(&block.raw) {
+            left -= block.len() as u64;
+            if is_zero(block.raw()) {
                 let hole = source.skip_hole(self.block_size as u64)?;
                 left -= hole;
-                let zeros = block.raw.len() as u64 + hole;
+                self.add_zeros(file, block.len() as u64 + hole);
                 self.workers.recycle(block);
-                let data = &mut self.files[file];
-                data.sparse += zeros;
-                let blocks = zeros.div_ceil(self.block_size as u64) as usize;
-                data.blocks.resize(data.blocks.len() + blocks, 0);
-            } else if block.raw.len() == self.block_size {
-                let index = self.files[file].blocks.len();
-                self.files[file].blocks.push(0);
+            } else if block.len() == self.block_size {
                 block.is_x86_code = is_code;
-                self.submit(Target::Data { file, index }, block)?;
+                self.add_block(file, block)?;
             } else {
-                self.files[file].tail = Some(self.append_tail(&block.raw)?);
+                let at = self.place_in_fragment(block.len())?;
+                self.fragment.append(block.raw());
+                self.files[file].tail = Some(at);
                 self.workers.recycle(block);
             }
         }
         Ok(file)
     }
 
-    fn append_tail(&mut self, tail: &[u8]) -> Result<(u32, u32)> {
-        if self.fragment.raw.len() + tail.len() > self.block_size {
+    /// The same without reading: digests stand for the bytes.
+    fn store_unread(&mut self, content: &Sealed) -> Result<usize> {
+        let file = self.files.len();
+        self.files.push(FileData { length: content.len(), ..FileData::default() });
+        // Only full blocks are filtered.
+        let is_code = self.filters_code && content.len() >= self.block_size as u64 && {
+            let mut head = Vec::new();
+            let read = content.append_chunk(0, &mut head);
+            read.with_context(|| format!("reading {}", Content::Sealed(content.clone())))?;
+            is_x86_code(&head)
+        };
+        let a_block = self.block_size / CHUNK;
+        for (n, digests) in content.digests().chunks(a_block).enumerate() {
+            let chunks = n * a_block..n * a_block + digests.len();
+            let length: usize = chunks.clone().map(|n| content.chunk_len(n)).sum();
+            if digests.iter().all(|digest| *digest == ZEROS) {
+                self.add_zeros(file, length as u64);
+            } else if length == self.block_size {
+                let mut block = self.workers.block();
+                chunks.for_each(|n| block.append_unread(content, n));
+                block.is_x86_code = is_code;
+                self.add_block(file, block)?;
+            } else {
+                self.files[file].tail = Some(self.place_in_fragment(length)?);
+                chunks.for_each(|n| self.fragment.append_unread(content, n));
+            }
+        }
+        Ok(file)
+    }
+
+    /// Zeros of a file take no space.
+    fn add_zeros(&mut self, file: usize, length: u64) {
+        let data = &mut self.files[file];
+        data.sparse += length;
+        let blocks = length.div_ceil(self.block_size as u64) as usize;
+        data.blocks.resize(data.blocks.len() + blocks, 0);
+    }
+
+    fn add_block(&mut self, file: usize, block: Block) -> Result<()> {
+        let index = self.files[file].blocks.len();
+        self.files[file].blocks.push(0);
+        self.submit(Target::Data { file, index }, block)
+    }
+
+    /// Where the next tail, of this length, begins.
+    fn place_in_fragment(&mut self, length: usize) -> Result<(u32, u32)> {
+        if self.fragment.len() + length > self.block_size {
             self.flush_fragment()?;
         }
-        let at = (self.fragments.len() as u32, self.fragment.raw.len() as u32);
-        self.fragment.raw.extend_from_slice(tail);
-        Ok(at)
+        Ok((self.fragments.len() as u32, self.fragment.len() as u32))
     }
 
     /// Tails that come later do not share a fragment block with those before.
@@ -174,7 +226,7 @@ impl<'c, W: Write> DataWriter<'c, W> {
     /// # Errors
     /// As [`DataWriter::store`].
     pub fn close_fragment(&mut self) -> Result<()> {
-        if self.fragment.raw.is_empty() { Ok(()) } else { self.flush_fragment() }
+        if self.fragment.len() == 0 { Ok(()) } else { self.flush_fragment() }
     }
 
     fn flush_fragment(&mut self) -> Result<()> {
@@ -235,23 +287,29 @@ impl<'c, W: Write> DataWriter<'c, W> {
     }
 }
 
-/// BLAKE3, which costs a tenth of SHA-256 without hardware help; it never leaves this process.
-fn digest(content: &Content) -> Result<[u8; 32]> {
+/// One digest of a content from those of its chunks; it never leaves this process.
+fn combined(digests: impl Iterator<Item = ChunkDigest>) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
+    for digest in digests {
+        hasher.update(&digest);
+    }
+    *hasher.finalize().as_bytes()
+}
+
+/// The same of content that has no digests.
+fn digest(content: &Content) -> Result<[u8; 32]> {
+    if let Content::Sealed(sealed) = content {
+        return Ok(combined(sealed.digests().iter().copied()));
+    }
     let mut source = Source::open(content)?;
+    let mut digests = Vec::new();
     let mut chunk = Vec::new();
     while source.left > 0 {
         chunk.clear();
-        source.fill(&mut chunk, 128 << 10)?;
-        hasher.update(&chunk);
+        source.fill(&mut chunk, CHUNK)?;
+        digests.push(chunk_digest(&chunk));
     }
-    Ok(*hasher.finalize().as_bytes())
-}
-
-/// Whether every byte is zero; real data says no at its first bytes.
-fn is_zero(bytes: &[u8]) -> bool {
-    let (chunks, rest) = bytes.as_chunks::<16>();
-    chunks.iter().all(|c| u128::from_ne_bytes(*c) == 0) && rest.iter().all(|&b| b == 0)
+    Ok(combined(digests.into_iter()))
 }
 
 /// Content read block by block, able to jump over holes of the host's file.

@@ -31,6 +31,8 @@ type MetadataBlock = (Rc<[u8]>, u64);
 /// An open image.
 pub(super) struct Image {
     file: File,
+    /// Where the image begins in the file.
+    start: u64,
     pub superblock: Superblock,
     compression: Compression,
     /// Metadata blocks by position.
@@ -46,20 +48,35 @@ impl Image {
     pub fn open(path: &Path) -> Result<Image> {
         let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
         let size = file.metadata().with_context(|| format!("reading {}", path.display()))?.len();
+        Image::open_part(file, 0, size)
+    }
+
+    /// The same for an image that has `size` bytes at `start` of a file.
+    ///
+    /// # Errors
+    /// As [`Image::open`].
+    pub fn open_part(file: File, start: u64, size: u64) -> Result<Image> {
         let mut bytes = [0; SUPERBLOCK_SIZE];
         ensure!(size >= SUPERBLOCK_SIZE as u64, "not a squashfs image: it has only {size} bytes");
-        file.read_exact_at(&mut bytes, 0).context("reading the superblock")?;
+        file.read_exact_at(&mut bytes, start).context("reading the superblock")?;
         let superblock = Superblock::decode(&bytes)?;
         let number = superblock.compressor;
         let compression = compressor_from_id(number)
-            .with_context(|| format!("compressor {number} is none of gzip, xz, lz4 and zstd"))?;
+            .with_context(|| format!("compressor {number} is none of gzip, xz, zstd, lz4 and lzo"))?;
         let used = superblock.bytes_used;
         ensure!(used <= size, "the image is cut off: it should have {used} bytes and has {size}");
         ensure!(
             superblock.inode_table < superblock.directory_table && superblock.directory_table <= used,
             "the inode and directory tables are not where they can be"
         );
-        Ok(Image { file, superblock, compression, kept: RefCell::default(), budget: Cell::new(BUDGET) })
+        Ok(Image {
+            file,
+            start,
+            superblock,
+            compression,
+            kept: RefCell::default(),
+            budget: Cell::new(BUDGET),
+        })
     }
 
     /// Accounts for memory that the image asks for.
@@ -75,7 +92,8 @@ impl Image {
     fn read_at(&self, position: u64, bytes: &mut [u8]) -> Result<()> {
         let end = position.checked_add(bytes.len() as u64);
         ensure!(end.is_some_and(|end| end <= self.superblock.bytes_used), "position {position} is outside");
-        self.file.read_exact_at(bytes, position).with_context(|| format!("reading at {position}"))
+        let place = self.start.checked_add(position).context("a position is outside any file")?;
+        self.file.read_exact_at(bytes, place).with_context(|| format!("reading at {position}"))
     }
 
     /// The metadata block at `position`, uncompressed, and the position of the next.

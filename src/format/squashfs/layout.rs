@@ -101,6 +101,7 @@ impl MetadataRef {
 pub(super) fn compressor_id(compression: Compression) -> u16 {
     match compression {
         Compression::Gzip => 1,
+        Compression::Lzo => 3,
         Compression::Xz => 4,
         Compression::Lz4 => 5,
         Compression::Zstd => 6,
@@ -109,8 +110,8 @@ pub(super) fn compressor_id(compression: Compression) -> u16 {
 
 /// The compressor with this number, if we have it.
 pub(super) fn compressor_from_id(id: u16) -> Option<Compression> {
-    use Compression::{Gzip, Lz4, Xz, Zstd};
-    [Gzip, Xz, Lz4, Zstd].into_iter().find(|&c| compressor_id(c) == id)
+    use Compression::{Gzip, Lz4, Lzo, Xz, Zstd};
+    [Gzip, Lzo, Xz, Lz4, Zstd].into_iter().find(|&c| compressor_id(c) == id)
 }
 
 /// The first 96 bytes.

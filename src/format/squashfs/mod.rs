@@ -3,9 +3,14 @@
 //! The format is the one of the kernel's `fs/squashfs/squashfs_fs.h`; see
 //! `layout` for the order of the tables. Written are all file types, hard
 //! links, xattrs (`user.`, `trusted.`, `security.`), fragments, sparse blocks,
-//! directory indexes and the export table; compressors gzip, xz, zstd and lz4.
-//! Left out: versions before 4.0, lzma and lzo.
+//! directory indexes and the export table; compressors gzip, xz,
+//! zstd, lz4 and lzo. Left out: versions before 4.0, lzma, and POSIX ACLs, for
+//! which the format has no place: the kernel's `fs/squashfs/xattr.c` has handlers
+//! for those three prefixes only and its superblock never sets `SB_POSIXACL`, and
+//! mksquashfs leaves `system.posix_acl_*` out with a warning.
 
+mod block;
+mod browse;
 mod cache;
 mod check;
 mod compress;
@@ -24,6 +29,7 @@ mod xattr;
 
 use std::num::NonZeroUsize;
 
+pub use browse::{Entry, EntryKind, Parameters, Reader, parameters};
 pub use cache::BlockCache;
 pub use compress::{default_level, levels};
 pub use locate::{Located, locate};

@@ -13,32 +13,12 @@ use std::thread::Scope;
 
 use anyhow::{Context, Result, anyhow};
 
-use super::cache::{BlockCache, Key, Keys};
+use super::block::Block;
+use super::cache::{BlockCache, Keys};
 use super::compress::{Codec, Settings};
 
 /// Raw bytes of the blocks under way may take this much, and their results as much again.
-const IN_FLIGHT: usize = 16 << 20;
-
-/// A block to compress, then the block as it will be stored.
-#[derive(Default)]
-pub(super) struct Block {
-    /// Uncompressed bytes.
-    pub raw: Vec<u8>,
-    /// For xz's branch filter.
-    pub is_x86_code: bool,
-    packed: Vec<u8>,
-    /// Whether [`Block::stored`] is compressed.
-    pub is_compressed: bool,
-    /// Set for a block the cache should learn.
-    pub unknown: Option<Key>,
-}
-
-impl Block {
-    /// What goes into the image.
-    pub fn stored(&self) -> &[u8] {
-        if self.is_compressed { &self.packed } else { &self.raw }
-    }
-}
+const IN_FLIGHT: usize = 8 << 20;
 
 struct Job {
     block: Block,
@@ -82,7 +62,7 @@ impl<T> Workers<T> {
     /// An empty block, from the buffers that are no longer needed.
     pub fn block(&mut self) -> Block {
         let mut block = self.spare.pop().unwrap_or_default();
-        block.raw.clear();
+        block.clear();
         block
     }
 
@@ -141,15 +121,20 @@ impl Packer<'_> {
     fn pack(&mut self, block: &mut Block) -> Result<()> {
         block.unknown = None;
         if let Some((cache, keys)) = &self.cache {
-            let key = keys.key(&block.raw, block.is_x86_code);
-            if let Some(is_compressed) = cache.get(&key, &mut block.packed) {
-                block.is_compressed = is_compressed;
-                return Ok(());
+            let key = keys.key(block);
+            match cache.get(&key, &mut block.packed) {
+                Some(true) => {
+                    block.is_compressed = true;
+                    return Ok(());
+                }
+                Some(false) => {
+                    block.is_compressed = false;
+                    return block.load();
+                }
+                None => block.unknown = Some(key),
             }
-            block.unknown = Some(key);
         }
-        block.is_compressed = self.codec.compress(&block.raw, block.is_x86_code, &mut block.packed)?;
-        Ok(())
+        block.compress(&mut self.codec)
     }
 }
 
@@ -170,11 +155,11 @@ mod tests {
                         order.push(workers.next().unwrap().unwrap().0);
                     }
                     let mut block = workers.block();
-                    block.raw.resize(1 + (n as usize * 37) % 4096, n as u8);
+                    block.append(&vec![n as u8; 1 + (n as usize * 37) % 4096]);
                     workers.submit(n, block).unwrap();
                 }
                 while let Some((n, block)) = workers.next().unwrap() {
-                    assert_eq!(block.is_compressed, block.raw.len() > 12, "{n}");
+                    assert_eq!(block.is_compressed, block.len() > 12, "{n}");
                     order.push(n);
                 }
                 order

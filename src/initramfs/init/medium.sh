@@ -21,7 +21,7 @@ find_medium() {
 		now=$(($(uptime_seconds) - start))
 		[ "$now" -ge "$opt_timeout" ] && return 1
 		[ "$now" -ge $((announced + 5)) ] && announced=$now &&
-			say "still looking, $((opt_timeout - now)) s left; seen so far: $(seen_in_short)"
+			say "still looking, $((opt_timeout - now)) s left; seen so far: $(seen_in_short)$(still_coming)"
 		[ ! "$legacy" ] && [ "$now" -ge $((opt_timeout / 3)) ] && legacy=1 && load_legacy_ide
 		sleep 0.3
 	done
@@ -128,7 +128,7 @@ judge() {
 	if mount_readonly "$1" "$type" "$TRIAL"; then
 		if is_our_medium "$TRIAL"; then
 			mkdir -p "$MEDIUM" && mount -o move "$TRIAL" "$MEDIUM"
-			medium_name="$1 ($type)"
+			medium_name="$1 ($type)" medium_device=$1
 			return 0
 		fi
 		case $type in
@@ -209,6 +209,22 @@ seen_in_short() {
 		list="$list${list:+, }$(basename "$record" .type) $(cat "$record")"
 	done
 	echo "${list:-no block device}"
+}
+
+# What has been seen on a bus and is not a disk yet: slow sticks, card readers.
+still_coming() {
+	local path name list=''
+	for path in /sys/bus/usb/devices/*:*; do
+		case $(cat "$path/bInterfaceClass" 2>/dev/null) in 08) ;; *) continue ;; esac
+		ls -d "$path"/host*/target*/*/block/* >/dev/null 2>&1 && continue
+		read -r name 2>/dev/null <"${path%:*}/product"
+		list="$list${list:+, }${name:-USB disk} (${path##*/})"
+	done
+	for path in "$SEEN"/*; do
+		case $path in *.*) continue ;; esac
+		[ -e "$path" ] && [ ! -e "$path.type" ] && list="$list${list:+, }${path##*/} (reading)"
+	done
+	echo "${list:+; waiting for $list}"
 }
 
 # The same in full, for the report.

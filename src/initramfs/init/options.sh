@@ -6,7 +6,8 @@
 
 opt_quiet='' opt_debug='' opt_loglevel='' opt_break='' opt_timeout=60
 opt_device='' opt_iso='' opt_iso_device='' opt_any_build=''
-opt_toram='' opt_verify='' opt_rw_size=50% opt_zram=auto
+opt_toram=auto opt_verify='' opt_rw_size=auto opt_zram=auto
+opt_persistence='' opt_net=''
 opt_modules='' opt_blacklist='' opt_init=/sbin/init opt_init_args=''
 
 # The words of $1, one a line. As in the kernel a double quote protects blanks,
@@ -50,11 +51,15 @@ read_option() {
 	fromiso=/dev/* | isofrom=/dev/*) split_device_path "${value#/dev/}" ;;
 	liveiso.anyid) opt_any_build=1 ;;
 	toram | copytoram | liveiso.toram | rd.live.ram) opt_toram=y ;;
-	toram=* | copytoram=* | liveiso.toram=* | rd.live.ram=*) opt_toram=$(yes_or_no "$value") ;;
+	toram=* | copytoram=* | liveiso.toram=* | rd.live.ram=*) opt_toram=$(yes_or_no "$value" auto) ;;
+	persistence | liveiso.persistence) opt_persistence=rw ;;
+	persistence=* | liveiso.persistence=*) opt_persistence=$(persistence_mode "$value") ;;
+	persistence-read-only) opt_persistence=ro ;;
+	liveiso.net=* | fetch=* | archiso_http_srv=*) opt_net=$value ;;
 	verify | checksum | liveiso.verify | verify-checksums | rd.live.check) opt_verify=y ;;
 	verify=* | checksum=*) opt_verify=$(yes_or_no "$value") ;;
 	liveiso.timeout=* | rootdelay=* | live-media-timeout=*) opt_timeout=$(number "$value" 60) ;;
-	liveiso.rwsize=* | cow_spacesize=* | overlay-size=*) opt_rw_size=$(size "$value" 50%) ;;
+	liveiso.rwsize=* | cow_spacesize=* | overlay-size=*) opt_rw_size=$(size "$value" auto) ;;
 	liveiso.zram=*) opt_zram=$(number "$value" auto) ;;
 	modprobe.blacklist=* | module_blacklist=* | rd.driver.blacklist=*)
 		opt_blacklist="$opt_blacklist $(comma_words "$value")" ;;
@@ -80,8 +85,20 @@ split_device_path() {
 	opt_iso=/${1#*/}
 }
 
+# y or nothing; the word $2 itself stays.
 yes_or_no() {
-	case $1 in y | yes | 1 | true | on) echo y ;; esac
+	case $1 in
+	y | yes | 1 | true | on) echo y ;;
+	"${2:-y}") echo "$2" ;;
+	esac
+}
+
+# rw, ro (look, do not touch), replay (as rw, also after a crash) or nothing.
+persistence_mode() {
+	case $1 in
+	ro | replay) echo "$1" ;;
+	*) [ "$(yes_or_no "$1")" ] && echo rw ;;
+	esac
 }
 
 # $1 if it is a number the shell can count with (no octal trap), else $2.

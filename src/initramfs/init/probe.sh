@@ -9,9 +9,14 @@
 # File system on device or image $1, in the kernel's word; for what can be named
 # but not mounted that name (`partitioned`: a boot sector only); `empty` when nothing can be read, `unknown` else.
 # Offsets: ISO 9660 (ECMA-119 8.1.2) and UDF 32769, ext 1080, btrfs 65600,
-# FAT's BIOS parameter block 11 to 21 with 55 AA at 510.
+# FAT's BIOS parameter block 11 to 21 with 55 AA at 510. Only the first 4608 bytes
+# and what is at 32768 and 65600 is read, and follows each other for awk.
 filesystem_type() {
-	dd if="$1" bs=4096 count=17 2>/dev/null | hexdump -v -e '/1 "%02x"' | awk '
+	{
+		dd if="$1" bs=4608 count=1
+		dd if="$1" bs=2048 skip=16 count=1
+		dd if="$1" bs=64 skip=1025 count=1
+	} 2>/dev/null | hexdump -v -e '/1 "%02x"' | awk '
 	function at(offset, length_) { return substr($0, 2 * offset + 1, 2 * length_) }
 	function fat() {
 		return at(510, 2) == "55aa" && at(0, 1) ~ /e[9b]/ &&
@@ -19,8 +24,8 @@ filesystem_type() {
 	}
 	END {
 		if (NR == 0) print "empty"
-		else if (at(32769, 5) == "4344303031") print "iso9660"
-		else if (at(32769, 5) == "4245413031") print "udf"
+		else if (at(4608 + 1, 5) == "4344303031") print "iso9660"
+		else if (at(4608 + 1, 5) == "4245413031") print "udf"
 		else if (at(0, 4) == "68737173") print "squashfs"
 		else if (at(0, 4) == "58465342") print "xfs"
 		else if (at(0, 6) == "4c554b53babe") print "LUKS"
@@ -33,7 +38,7 @@ filesystem_type() {
 		else if (at(1024, 4) == "e2e1f5e0") print "erofs"
 		else if (at(4096, 4) == "fc4e2ba9") print "RAID"
 		else if (at(4086, 10) == "53574150535041434532") print "swap"
-		else if (at(65600, 8) == "5f42485266535f4d") print "btrfs"
+		else if (at(4608 + 2048, 8) == "5f42485266535f4d") print "btrfs"
 		else if (fat()) print "vfat"
 		else if (at(510, 2) == "55aa") print "partitioned"
 		else print "unknown"

@@ -1,6 +1,18 @@
 # From the medium to the new root: image, writable layer, overlay, its init.
 # shellcheck shell=sh disable=SC3043,SC2034,SC2154
 
+# Both come from trouble.sh, which replaces these on first use.
+trouble() {
+	part trouble
+	trouble "$@"
+}
+
+pause_at() {
+	[ "$opt_break" = "$1" ] || return 0
+	part trouble
+	pause_at "$@"
+}
+
 # PID 1 waits here while a child does the work; whatever ends that child early,
 # PID 1 is still there to say so and to begin again.
 mountroot() {
@@ -11,23 +23,15 @@ mountroot() {
 }
 
 mount_live_root() {
-	until find_medium; do
-		trouble "the medium of this build was not found in $opt_timeout s" look_again && break
-	done
-	stop_plugging
-	say "medium: $medium_name, after $(uptime_seconds) s"
-	cp "$MEDIUM/.disk/info" "$LIVE/info" 2>/dev/null
+	local persistence='' persistence_name=''
+	medium_device=''
+	find_image
 	pause_at media
-	# shellcheck disable=SC2153 # IMAGE is the builder's word
-	image=$MEDIUM/$INSTALL_DIR/$IMAGE
-	[ "$opt_verify" ] && until verify_medium; do
-		trouble "the medium is damaged: $(tail -n 1 "$LOG")"
-	done
-	copy_to_ram
 	until mount_image; do
 		trouble "the image cannot be mounted: damaged medium, or the kernel lacks its compression"
 	done
 	start_zram
+	[ "$opt_persistence" ] && part persist && start_persistence
 	until mount_overlay; do
 		trouble "the writable root cannot be mounted"
 	done
@@ -40,20 +44,44 @@ mount_live_root() {
 	clean_up
 }
 
+# Sets $image: in the initramfs, from the network, or on (or from) the medium.
+find_image() {
+	# shellcheck disable=SC2153 # IMAGE is the builder's word
+	if [ -f "/$INSTALL_DIR/$IMAGE" ]; then
+		image=/$INSTALL_DIR/$IMAGE
+		say "image: in the initramfs"
+	elif [ "$opt_net" ]; then
+		part verify
+		part network
+		until fetch_image; do
+			trouble "the image could not be fetched: $verdict"
+		done
+	else
+		find_image_on_medium
+	fi
+}
+
+find_image_on_medium() {
+	until find_medium; do
+		trouble "the medium of this build was not found in $opt_timeout s" look_again && break
+	done
+	stop_plugging
+	say "medium: $medium_name, after $(uptime_seconds) s"
+	cp "$MEDIUM/.disk/info" "$LIVE/info" 2>/dev/null
+	image=$MEDIUM/$INSTALL_DIR/$IMAGE
+	if [ "$opt_verify" ]; then
+		part verify
+		until verify_medium; do
+			trouble "the medium is damaged: $damage"
+		done
+	fi
+	copy_to_ram
+}
+
 # One more look while the menu stands: the stick may have been plugged in late.
 look_again() {
 	coldplug
 	look_round
-}
-
-# SHA-256 of the images against the list on the medium, where it has one.
-verify_medium() {
-	if [ ! -f "$MEDIUM/$INSTALL_DIR/sha256sums" ]; then
-		warn "verify: this medium carries no $INSTALL_DIR/sha256sums"
-		return 0
-	fi
-	say "checking the images on the medium"
-	(cd "$MEDIUM/$INSTALL_DIR" && sha256sum -c sha256sums >>"$LOG" 2>&1)
 }
 
 # The builder names the image for its file system.
@@ -74,11 +102,13 @@ mount_image() {
 
 # The new root lies outside /run, because /run is moved into it.
 mount_overlay() {
+	local lower="$LIVE/ro"
 	mkdir -p "$LIVE/rw"
 	grep -q " $LIVE/rw " /proc/mounts ||
-		mount -t tmpfs -o "size=$opt_rw_size,mode=0700" rw "$LIVE/rw" 2>>"$LOG" || return 1
+		mount -t tmpfs -o "size=$(changes_size),mode=0700" rw "$LIVE/rw" 2>>"$LOG" || return 1
 	mkdir -p "$LIVE/rw/upper" "$LIVE/rw/work"
-	mount -t overlay -o "lowerdir=$LIVE/ro,upperdir=$LIVE/rw/upper,workdir=$LIVE/rw/work" \
+	[ "$persistence" = ro ] && lower="$LIVE/changes/upper:$lower"
+	mount -t overlay -o "lowerdir=$lower,upperdir=$LIVE/rw/upper,workdir=$LIVE/rw/work" \
 		overlay "$NEWROOT" 2>>"$LOG"
 }
 
@@ -114,6 +144,7 @@ resolve_in() {
 clean_up() {
 	cp /etc/liveiso/id "$LIVE/id"
 	rm -rf "$SEEN" "$ASKED" "$ASKED".*
+	rm -f "$LIVE/lease.sh" "$LIVE/loader" "$LIVE/digest"
 	rmdir "$TRIAL" 2>/dev/null
 	log "handing over to $opt_init after $(uptime_seconds) s, MemAvailable $(meminfo MemAvailable) kB"
 }
@@ -125,6 +156,7 @@ hand_over() {
 	local dir
 	mkdir -p "$NEWROOT/proc" "$NEWROOT/sys" "$NEWROOT/dev" "$NEWROOT/run"
 	[ "$opt_debug" ] && { set +x; exec 2>/dev/console; }
+	[ -e /squash/loader.sh ] && release_squash # defined there
 	for dir in dev sys run proc; do
 		/bin/busybox mount -o move "/$dir" "$NEWROOT/$dir"
 	done

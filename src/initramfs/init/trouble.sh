@@ -12,6 +12,7 @@ trouble() {
 	report >"$LIVE/report"
 	cat "$LIVE/report" >>"$LOG"
 	show "$(cat "$LIVE/report")"
+	save_log
 	open_menus menu
 	while [ ! "$answer" ]; do
 		read -r -t 2 answer <&8 || {
@@ -57,6 +58,23 @@ close_menus() {
 	done
 	rm -f "$LIVE"/shell.*
 	exec 8<&-
+}
+
+# The log goes onto the medium only when that is ours, found, and a copy on a
+# file system that can be written; what fits a photograph or a telephone else.
+save_log() {
+	local place
+	place=$(sed -n "s|^/dev/[^ ]* $MEDIUM \(vfat\|exfat\|ext4\) .*|\1|p" /proc/mounts)
+	if [ "$place" ] && mount -o remount,rw "$MEDIUM" 2>/dev/null; then
+		{ cat "$LOG" && dmesg; } >"$MEDIUM/$INSTALL_DIR/log.txt" && show "The log is on the medium: $INSTALL_DIR/log.txt"
+		mount -o remount,ro "$MEDIUM"
+	fi
+	show "For a question about this: $(short_code)"
+}
+
+# Build, RAM, uptime, then each device and what it holds: enough to tell most cases.
+short_code() {
+	echo "${BUILD_ID%????????????????}-$(($(meminfo MemTotal) / 1024))M-$(uptime_seconds)s-$(seen_in_short | tr -d ' ' | tr ',' '+')"
 }
 
 report() {

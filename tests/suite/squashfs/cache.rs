@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use liveiso::format::squashfs::{BlockCache, Options};
+use liveiso::format::squashfs::{BlockCache, Options, levels};
 use liveiso::plan::Compression::{Xz, Zstd};
 use liveiso::tree::Content;
 
@@ -58,7 +58,7 @@ fn settings_do_not_share_blocks() {
     let dir = tempfile::tempdir().unwrap();
     let tree = trees::generated(5);
     for compression in COMPRESSORS {
-        for level in [3, 5] {
+        for level in [3, 5].into_iter().filter(|level| levels(compression).contains(level)) {
             let cache = BlockCache::open(dir.path(), ROOMY).unwrap();
             let options = Options { level, ..small_blocks(compression) };
             let clean = image(&tree, &options);

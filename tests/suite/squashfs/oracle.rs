@@ -21,6 +21,16 @@ pub fn without_xattrs(tree: &Tree) -> Tree {
     plain
 }
 
+/// The same tree without file capabilities.
+pub fn without_capabilities(tree: &Tree) -> Tree {
+    let mut plain = tree.clone();
+    let ids: Vec<_> = plain.walk().map(|e| e.id).collect();
+    for id in ids {
+        plain.inode_mut(id).xattrs.remove(&b"security.capability"[..]);
+    }
+    plain
+}
+
 /// The listing as if every name were a file of its own, for readers that do not show links.
 pub fn without_links(tree: &Tree) -> String {
     without_links_but_xattrs(&without_xattrs(tree))
@@ -45,8 +55,7 @@ pub fn without_links_but_xattrs(tree: &Tree) -> String {
 /// Mounts the image and looks at it. A plain user cannot mount: then nothing is
 /// looked at, which CI (where `CI` is set) does not accept.
 pub fn with_mount(image: &Path, look: impl FnOnce(&Path)) {
-    if !rustix::process::geteuid().is_root() {
-        assert!(environment("CI").is_none(), "CI must run these tests as root: they mount images");
+    if !may_mount() {
         return;
     }
     struct Mount(PathBuf);
@@ -63,11 +72,42 @@ pub fn with_mount(image: &Path, look: impl FnOnce(&Path)) {
     drop(mounted);
 }
 
+fn may_mount() -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    assert!(is_root || environment("CI").is_none(), "CI must run these tests as root: they mount images");
+    is_root
+}
+
 /// What the kernel shows; nothing for a plain user.
 pub fn kernel(image: &Path) -> Option<String> {
     let mut shown = None;
     with_mount(image, |root| shown = Some(listing(&read_directory(root).unwrap()).unwrap()));
     shown
+}
+
+/// What `unsquashfs` and `rdsquashfs` unpack, each under its name; nothing for a
+/// plain user. The first line, the root, is left out: rdsquashfs does not touch
+/// the directory it unpacks into.
+pub fn unpacked(image: &Path, with_xattrs: bool) -> Vec<(&'static str, String)> {
+    if !may_mount() {
+        return Vec::new();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let [first, second] = ["unsquashfs", "rdsquashfs"].map(|name| dir.path().join(name));
+    let xattrs = if with_xattrs { "-xattrs" } else { "-no-xattrs" };
+    let tool = Tool::new("unsquashfs", "tests").unwrap();
+    tool.args(["-quiet", "-no-progress", xattrs, "-d"]).arg(&first).arg(image).output().unwrap();
+    std::fs::create_dir(&second).unwrap();
+    let tool = Tool::new("rdsquashfs", "tests").unwrap().args(["-q", "-O", "-T", "-C"]);
+    let tool = if with_xattrs { tool.arg("-X") } else { tool };
+    tool.args(["-u", "/", "-p"]).arg(&second).arg(image).output().unwrap();
+    let shown = |dir: &Path| below_root(&listing(&read_directory(dir).unwrap()).unwrap());
+    vec![("unsquashfs", shown(&first)), ("rdsquashfs", shown(&second))]
+}
+
+/// A listing without its first line.
+pub fn below_root(listing: &str) -> String {
+    listing.split_once('\n').map_or(String::new(), |(_, rest)| rest.to_string())
 }
 
 /// What our own reader finds.
@@ -139,10 +179,13 @@ pub fn as_rdsquashfs(tree: &Tree) -> String {
         match &inode.kind {
             Kind::CharDevice(d) => write!(rest, " c {} {}", d.major, d.minor).unwrap(),
             Kind::BlockDevice(d) => write!(rest, " b {} {}", d.major, d.minor).unwrap(),
-            Kind::Symlink(target) => write!(rest, " {}", target.escape_ascii()).unwrap(),
             _ => {}
         }
         lines.extend(rest.as_bytes());
+        if let Kind::Symlink(target) = &inode.kind {
+            lines.push(b' ');
+            lines.extend(target);
+        }
         lines.push(b'\n');
     }
     lines.escape_ascii().to_string().replace("\\n", "\n")

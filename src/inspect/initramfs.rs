@@ -1,0 +1,240 @@
+//! An initramfs of any maker: its parts, how they are compressed, what they hold.
+//!
+//! `initramfs::unpack` is strict about what our kernels take; this reader takes
+//! what others use too (gzip, bzip2 excepted) and goes on to the next part where
+//! it can. Unpacked sizes are bounded.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Serialize;
+
+use crate::format::cpio;
+use crate::kmod::normalized_name;
+use crate::tree::display_path;
+
+/// More unpacked than this is not looked into (bytes).
+const MAX_UNPACKED: u64 = 1 << 30;
+/// Window or dictionary a decompressor may ask for (bytes).
+const MAX_WINDOW: u64 = 256 << 20;
+/// Text files of this size and below are kept.
+const MAX_TEXT: usize = 1 << 20;
+
+/// What an initramfs holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Contents {
+    /// Its archives in order.
+    pub parts: Vec<Part>,
+    /// Names of its kernel modules, `_` for `-`, sorted.
+    pub modules: BTreeSet<String>,
+    /// Kernel releases the modules are for.
+    pub releases: BTreeSet<String>,
+    /// Whose live system it is: `liveiso`, `live-boot`, `casper`, `archiso`, `dracut`.
+    pub system: Option<&'static str>,
+    /// Every member but directories, by path.
+    #[serde(skip)]
+    pub files: BTreeMap<String, Member>,
+    /// Modules compiled into the kernel, if the initramfs has a list of them.
+    #[serde(skip)]
+    pub builtin: Option<BTreeSet<String>>,
+    /// Every module's dependencies by its `modules.dep`, if it has one.
+    #[serde(skip)]
+    pub depends: BTreeMap<String, Vec<String>>,
+}
+
+/// One archive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Part {
+    /// `none`, `gzip`, `xz`, `lzma`, `zstd`, `lz4`.
+    pub compression: &'static str,
+    /// Bytes in the file.
+    pub length: u64,
+    /// Bytes when unpacked.
+    pub unpacked: u64,
+}
+
+/// One member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// `st_mode`.
+    pub mode: u32,
+    /// Owner and group.
+    pub owner: (u32, u32),
+    /// Bytes.
+    pub length: u64,
+    /// BLAKE3 of the content or link target.
+    pub digest: [u8; 32],
+}
+
+/// Reads an initramfs.
+///
+/// # Errors
+/// The first part that is damaged or compressed in a way we cannot read.
+pub(super) fn read(bytes: &[u8]) -> Result<Contents> {
+    let mut contents = Contents::default();
+    let mut at = 0;
+    while let Some(zeros) = bytes[at..].iter().position(|&b| b != 0) {
+        at += zeros;
+        let left = MAX_UNPACKED - contents.parts.iter().map(|part| part.unpacked).sum::<u64>();
+        at += part(&bytes[at..], left, &mut contents)
+            .with_context(|| format!("initramfs part at byte {at}"))?;
+    }
+    ensure!(!contents.parts.is_empty(), "the initramfs is empty");
+    contents.system = contents.live_system();
+    Ok(contents)
+}
+
+/// Reads the part that begins here; returns its length.
+fn part(bytes: &[u8], left: u64, contents: &mut Contents) -> Result<usize> {
+    if bytes.starts_with(b"0707") {
+        let (members, length) = cpio::members(bytes)?;
+        members.iter().for_each(|member| contents.add(member));
+        let length64 = length as u64;
+        contents.parts.push(Part { compression: "none", length: length64, unpacked: length64 });
+        return Ok(length);
+    }
+    let (compression, length, unpacked) = unpack(bytes, left)?;
+    let mut rest = &unpacked[..];
+    // One compressed part may hold several archives.
+    while let Some(zeros) = rest.iter().position(|&b| b != 0) {
+        let (members, length) = cpio::members(&rest[zeros..])?;
+        members.iter().for_each(|member| contents.add(member));
+        rest = &rest[zeros + length..];
+    }
+    contents.parts.push(Part { compression, length: length as u64, unpacked: unpacked.len() as u64 });
+    Ok(length)
+}
+
+fn unpack(bytes: &[u8], left: u64) -> Result<(&'static str, usize, Vec<u8>)> {
+    let (name, length, unpacked) = match bytes {
+        [0x1f, 0x8b, ..] => {
+            let mut decoder = flate2::bufread::GzDecoder::new(bytes);
+            let unpacked = bounded(&mut decoder, left).context("unpacking gzip")?;
+            ("gzip", bytes.len() - decoder.into_inner().len(), unpacked)
+        }
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
+            let stream = liblzma::stream::Stream::new_stream_decoder(MAX_WINDOW, 0)?;
+            let mut decoder = liblzma::bufread::XzDecoder::new_stream(bytes, stream);
+            let unpacked = bounded(&mut decoder, left).context("unpacking xz")?;
+            ("xz", usize::try_from(decoder.total_in())?, unpacked)
+        }
+        [0x5d, 0, 0, ..] => {
+            let stream = liblzma::stream::Stream::new_lzma_decoder(MAX_WINDOW)?;
+            let mut decoder = liblzma::bufread::XzDecoder::new_stream(bytes, stream);
+            let unpacked = bounded(&mut decoder, left).context("unpacking lzma")?;
+            ("lzma", usize::try_from(decoder.total_in())?, unpacked)
+        }
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => unpack_zstd(bytes, left).context("unpacking zstd")?,
+        [0x02, 0x21, 0x4c, 0x18, ..] => unpack_lz4(&bytes[4..], left).context("unpacking lz4")?,
+        [a, b, ..] => bail!("bytes {a:02x} {b:02x} begin neither a cpio archive nor a compression we read"),
+        _ => bail!("it is cut short"),
+    };
+    ensure!(length > 0, "nothing was unpacked");
+    Ok((name, length, unpacked))
+}
+
+/// zstd streams may be several frames, as `zstd -T0` and dracut write them.
+fn unpack_zstd(bytes: &[u8], left: u64) -> Result<(&'static str, usize, Vec<u8>)> {
+    let (mut at, mut unpacked) = (0, Vec::new());
+    while bytes[at..].starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+        let length = zstd::zstd_safe::find_frame_compressed_size(&bytes[at..])
+            .map_err(|code| anyhow::anyhow!("{}", zstd::zstd_safe::get_error_name(code)))?;
+        let frame = bytes.get(at..at + length).context("a frame is cut short")?;
+        let mut decoder = zstd::stream::read::Decoder::new(frame)?.single_frame();
+        decoder.window_log_max(MAX_WINDOW.ilog2())?;
+        unpacked.extend(bounded(&mut decoder, left - unpacked.len() as u64)?);
+        at += length;
+    }
+    Ok(("zstd", at, unpacked))
+}
+
+/// The legacy format the kernel takes: blocks of at most 8 MiB, each after its length.
+fn unpack_lz4(bytes: &[u8], left: u64) -> Result<(&'static str, usize, Vec<u8>)> {
+    let (mut at, mut unpacked) = (0, Vec::new());
+    while let Some(length) = bytes.get(at..at + 4) {
+        let length = u32::from_le_bytes([length[0], length[1], length[2], length[3]]) as usize;
+        if length == 0 || length > 9 << 20 {
+            break;
+        }
+        let block = bytes.get(at + 4..at + 4 + length).context("a block is cut short")?;
+        unpacked.extend(lz4::block::decompress(block, Some(8 << 20))?);
+        ensure!(unpacked.len() as u64 <= left, "it unpacks to more than {MAX_UNPACKED} bytes");
+        at += 4 + length;
+    }
+    Ok(("lz4", at + 4, unpacked))
+}
+
+fn bounded(reader: &mut impl Read, left: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    reader.take(left + 1).read_to_end(&mut bytes)?;
+    ensure!(bytes.len() as u64 <= left, "it unpacks to more than {MAX_UNPACKED} bytes");
+    Ok(bytes)
+}
+
+impl Contents {
+    fn add(&mut self, member: &cpio::RawMember<'_>) {
+        const DIRECTORY: u32 = 0o040000;
+        let path = display_path(member.name);
+        let path = path.trim_start_matches("./").trim_start_matches('/').to_string();
+        if let Some(below) = path.strip_prefix("usr/lib/modules/").or(path.strip_prefix("lib/modules/")) {
+            self.module_file(below, member.data);
+        }
+        if member.mode & 0o170000 == DIRECTORY {
+            return;
+        }
+        let digest = *blake3::hash(member.data).as_bytes();
+        let length = member.data.len() as u64;
+        self.files.insert(path, Member { mode: member.mode, owner: member.owner, length, digest });
+    }
+
+    /// A file below `lib/modules`.
+    fn module_file(&mut self, path: &str, data: &[u8]) {
+        let Some((release, path)) = path.split_once('/') else {
+            return;
+        };
+        let name = path.rsplit('/').next().unwrap_or(path);
+        if let Some((name, suffix)) = name.split_once(".ko")
+            && matches!(suffix, "" | ".xz" | ".zst" | ".gz")
+        {
+            self.releases.insert(release.to_string());
+            self.modules.insert(normalized_name(name));
+        } else if path == "modules.builtin" && data.len() <= MAX_TEXT {
+            self.builtin = Some(builtin_names(&String::from_utf8_lossy(data)));
+        } else if path == "modules.dep" && data.len() <= MAX_TEXT {
+            for line in String::from_utf8_lossy(data).lines() {
+                if let Some((module, needed)) = line.split_once(':') {
+                    let needed = needed.split_whitespace().map(module_name).collect();
+                    self.depends.insert(module_name(module), needed);
+                }
+            }
+        }
+    }
+
+    fn live_system(&self) -> Option<&'static str> {
+        let marks = [
+            ("liveiso", "etc/liveiso/id"),
+            ("live-boot", "scripts/live"),
+            ("live-boot", "usr/bin/live-boot"),
+            ("live-boot", "bin/live-boot"),
+            ("casper", "scripts/casper"),
+            ("archiso", "hooks/archiso"),
+            ("dracut", "usr/sbin/dmsquash-live-root"),
+            ("dracut", "sbin/dmsquash-live-root"),
+        ];
+        marks.iter().find(|(_, path)| self.files.contains_key(*path)).map(|(name, _)| *name)
+    }
+}
+
+/// Module names of a `modules.builtin`.
+pub(super) fn builtin_names(text: &str) -> BTreeSet<String> {
+    text.lines().map(|line| module_name(line.trim())).filter(|name| !name.is_empty()).collect()
+}
+
+/// The name of a module by its path.
+fn module_name(path: &str) -> String {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    normalized_name(file.split(".ko").next().unwrap_or(file))
+}

@@ -1,0 +1,120 @@
+//! Whether the ISO's files survive being copied to a FAT32 stick, and mean no other system.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Inspection, Verdict, fail, judge, not_applicable, warn};
+use crate::inspect::{FileEntry, menu};
+use crate::tree::{Kind, display_path};
+
+/// FAT32 holds files of one byte less.
+const FAT_LIMIT: u64 = 4 << 30;
+/// More names than this are counted, not listed.
+const SHOWN: usize = 5;
+
+fn listed(mut names: Vec<String>) -> String {
+    let more = names.len().saturating_sub(SHOWN);
+    names.truncate(SHOWN);
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    names.join(", ") + &rest
+}
+
+/// Paths without which nothing starts.
+fn needed(it: &Inspection) -> BTreeSet<String> {
+    let mut paths: BTreeSet<String> = it.images.iter().map(|image| image.file.path.clone()).collect();
+    for entry in &it.menu {
+        let named = std::iter::once(&entry.kernel).chain(&entry.initrds);
+        paths.extend(named.filter_map(|path| menu::literal_path(entry, path)));
+    }
+    paths
+}
+
+pub(super) fn symlinks(it: &Inspection) -> Verdict {
+    let links = it.tree.walk().filter(|entry| matches!(entry.inode.kind, Kind::Symlink(_)));
+    let links: Vec<String> = links.map(|entry| format!("/{}", display_path(&entry.path))).collect();
+    let needed = needed(it);
+    let boots = |link: &&String| {
+        let lower = link.to_ascii_lowercase();
+        let below = format!("{link}/");
+        ["/efi/", "/boot/", "/isolinux/", "/syslinux/"].iter().any(|start| lower.starts_with(start))
+            || needed.iter().any(|path| path == *link || path.starts_with(&below))
+    };
+    let booting: Vec<String> = links.iter().filter(boots).cloned().collect();
+    let remedy = "put the file itself there: FAT has no links";
+    if !booting.is_empty() {
+        return fail(format!("{}: a copy on FAT loses the link, and does not boot", listed(booting)), remedy);
+    }
+    if !links.is_empty() {
+        return warn(format!("{}: a copy on FAT loses the link", listed(links)), remedy);
+    }
+    super::pass("none")
+}
+
+pub(super) fn large_files(it: &Inspection) -> Verdict {
+    let problems = too_large(&it.files);
+    judge(problems, "split the image, or compress it more", "every file fits on FAT32")
+}
+
+fn too_large(files: &[FileEntry]) -> Vec<String> {
+    let large = files.iter().filter(|file| file.length >= FAT_LIMIT);
+    large.map(|file| format!("{} has {} bytes, FAT32 takes 4294967295", file.path, file.length)).collect()
+}
+
+pub(super) fn names(it: &Inspection) -> Verdict {
+    let mut problems = Vec::new();
+    let mut folded: BTreeMap<String, String> = BTreeMap::new();
+    for entry in it.tree.walk().skip(1) {
+        let path = format!("/{}", display_path(&entry.path));
+        let name = entry.path.rsplit(|&b| b == b'/').next().unwrap_or_default();
+        if name.iter().any(|b| b.is_ascii_control() || b"\"*:<>?\\|".contains(b)) || name.ends_with(b".") {
+            problems.push(format!("{path} cannot be a name on FAT"));
+        }
+        let upper = String::from_utf8_lossy(&entry.path).to_uppercase();
+        if let Some(other) = folded.insert(upper, path.clone()) {
+            problems.push(format!("{path} and {other} are one name on FAT"));
+        }
+    }
+    if problems.len() > SHOWN {
+        problems = vec![listed(problems)];
+    }
+    judge(problems, "rename them", "none collide, all are legal on FAT")
+}
+
+/// Names by which Ventoy and Rufus take a medium for something else.
+pub(super) fn foreign_marks(it: &Inspection) -> Verdict {
+    let mut problems = Vec::new();
+    for file in &it.files {
+        let meaning = match file.path.to_ascii_lowercase().as_str() {
+            "/bootmgr" | "/bootmgr.efi" | "/boot/bcd" | "/sources/boot.wim" => "Ventoy takes it for Windows",
+            "/ventoy.dat" => "Ventoy leaves finding the ISO to the system in it",
+            "/.miso" => "Rufus does not offer to copy files",
+            path if path.starts_with("/proxmox/") => "Rufus does not offer to copy files",
+            _ => continue,
+        };
+        problems.push(format!("{}: {meaning}", file.path));
+    }
+    let volume = &it.volume;
+    let ids = [&volume.publisher, &volume.preparer, &volume.application];
+    if ids.iter().any(|id| id.to_ascii_uppercase().contains("VENTOY COMPATIBLE")) {
+        problems.push(
+            "the volume says VENTOY COMPATIBLE: Ventoy leaves finding the ISO to the system in it"
+                .to_string(),
+        );
+    }
+    if it.files.is_empty() {
+        return not_applicable("there are no files");
+    }
+    judge(problems, "use other names", "none")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_four_gibibytes_is_too_large() {
+        let file = |length| FileEntry { path: "/live/root.sfs".to_string(), length };
+        assert_eq!(too_large(&[file(FAT_LIMIT - 1)]), Vec::<String>::new());
+        let expected = "/live/root.sfs has 4294967296 bytes, FAT32 takes 4294967295";
+        assert_eq!(too_large(&[file(FAT_LIMIT)]), [expected]);
+    }
+}

@@ -1,0 +1,195 @@
+//! The structures firmware reads before any file: volume, partitions, El Torito.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use super::{Inspection, Verdict, fail, judge, not_applicable, pass, warn};
+use crate::format::fat;
+use crate::format::iso9660::{CatalogEntry, SECTOR};
+use crate::inspect::{BLOCK, UEFI};
+
+const ACTIVE: u8 = 0x80;
+const ESP: u8 = 0xef;
+const PROTECTIVE: u8 = 0xee;
+/// A FAT label has 11 characters; Rufus and copying tools cut longer ones.
+const LABEL_LENGTH: usize = 11;
+
+pub(super) fn readable(it: &Inspection) -> Verdict {
+    let remedy = "build or download the ISO again; if it was made so, its maker has to mend it";
+    judge(it.damage.clone(), remedy, "everything that was looked at could be read")
+}
+
+pub(super) fn length(it: &Inspection) -> Verdict {
+    let said = u64::from(it.volume.sectors) * SECTOR;
+    let remedy = "let the writer of the ISO count everything it writes: xorriso with -append_partition does, padding and \
+                  isohybrid(1) afterwards do not";
+    if !it.length.is_multiple_of(SECTOR) {
+        return fail(format!("the file's {} bytes are no multiple of 2048", it.length), remedy);
+    }
+    if said != it.length {
+        return fail(
+            format!(
+                "the volume says {said} bytes, the file has {}: Ventoy asks whether it is corrupted",
+                it.length
+            ),
+            remedy,
+        );
+    }
+    pass(format!("{said} bytes, as the volume says"))
+}
+
+pub(super) fn volume_id(it: &Inspection) -> Verdict {
+    let id = &it.volume.id;
+    let legal = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
+    if (1..=LABEL_LENGTH).contains(&id.len()) && id.bytes().all(legal) {
+        return pass(format!("`{id}` survives as a FAT label"));
+    }
+    let reason = format!("`{id}` is not 1 to 11 of A-Z, 0-9 and _: a copy to a FAT stick changes it");
+    let remedy = "choose a volume id of at most 11 of A-Z, 0-9 and _";
+    if it.is_ours() { fail(reason, remedy) } else { warn(reason, remedy) }
+}
+
+pub(super) fn partition_table(it: &Inspection) -> Verdict {
+    let remedy =
+        "make the ISO hybrid: xorriso -isohybrid-mbr or --grub2-mbr; leave it if it is for discs only";
+    if it.mbr.is_none() {
+        return fail("sector 0 has no MBR: written to a stick it does not boot, Etcher warns", remedy);
+    }
+    if it.serves_bios() && !it.boot_code {
+        return fail("the MBR has no boot code: written to a stick no BIOS starts it", remedy);
+    }
+    pass("there is an MBR")
+}
+
+pub(super) fn active_flag(it: &Inspection) -> Verdict {
+    let Some(partitions) = it.mbr.as_ref().filter(|_| it.serves_bios()) else {
+        return not_applicable(if it.mbr.is_none() {
+            "there is no MBR"
+        } else {
+            "no BIOS is meant to start it"
+        });
+    };
+    let remedy = "mark exactly one MBR entry 0x80: xorriso --mbr-force-bootable";
+    let active = partitions.iter().filter(|partition| partition.entry.status == ACTIVE).count();
+    match active {
+        1 => pass("one MBR entry is active"),
+        0 => fail("no MBR entry is active: some BIOSes do not offer the stick", remedy),
+        more => fail(format!("{more} MBR entries are active: a BIOS wants one"), remedy),
+    }
+}
+
+pub(super) fn partition_bounds(it: &Inspection) -> Verdict {
+    let mbr = it.mbr.iter().flatten().map(|partition| {
+        let name = format!("MBR partition {}", partition.slot);
+        (name, u64::from(partition.entry.start), u64::from(partition.entry.blocks))
+    });
+    let gpt = it.gpt.iter().flat_map(|gpt| &gpt.partitions);
+    let gpt = gpt
+        .map(|partition| (format!("GPT partition `{}`", partition.name), partition.start, partition.blocks));
+    let all: Vec<_> = mbr.chain(gpt).collect();
+    if all.is_empty() {
+        return not_applicable("there is no partition");
+    }
+    let end = it.length.div_ceil(BLOCK);
+    let outside = all.iter().filter(|(_, start, blocks)| start.saturating_add(*blocks) > end);
+    let problems = outside.map(|(name, ..)| format!("{name} ends behind the file")).collect();
+    judge(
+        problems,
+        "the ISO is cut off or its tables are older than its content: write it anew",
+        "all inside the file",
+    )
+}
+
+pub(super) fn gpt(it: &Inspection) -> Verdict {
+    let Some(gpt) = &it.gpt else {
+        return not_applicable("there is no GPT");
+    };
+    let protective = it.mbr.iter().flatten().any(|partition| partition.entry.kind == PROTECTIVE);
+    let remedy = "write primary and backup GPT with right checksums, or none: xorriso -appended_part_as_gpt";
+    match (protective, gpt.is_valid()) {
+        (true, false) => fail("the MBR refers to a GPT that is not valid", remedy),
+        (true, true) if !gpt.backup => fail("the GPT has no backup where it says", remedy),
+        (true, true) => pass("valid, with its backup"),
+        (false, true) => pass("valid; the MBR has partitions of its own"),
+        (false, false) => pass("not valid, so firmware goes by the MBR, as hybrid layouts intend"),
+    }
+}
+
+pub(super) fn esp_partition(it: &Inspection) -> Verdict {
+    if !it.serves_uefi() {
+        return not_applicable("UEFI is not meant to start it");
+    }
+    let mbr = it.mbr.iter().flatten().filter(|partition| partition.entry.kind == ESP);
+    let valid = it.gpt.iter().filter(|gpt| gpt.is_valid()).flat_map(|gpt| &gpt.partitions);
+    let starts: Vec<u64> = mbr
+        .map(|partition| u64::from(partition.entry.start))
+        .chain(valid.filter(|partition| partition.esp).map(|partition| partition.start))
+        .collect();
+    let remedy = "append the ESP as a partition: xorriso -append_partition 2 0xef efi.img, -e --interval:appended_partition_2:all::";
+    if starts.is_empty() {
+        return fail(
+            "no partition is an EFI system partition: firmware that goes by partitions finds nothing on a stick",
+            remedy,
+        );
+    }
+    let is_fat = |start: &u64| {
+        let offset = start.checked_mul(BLOCK).filter(|&offset| offset < it.length);
+        it.esp.as_ref().is_some_and(|esp| esp.start == *start)
+            || offset.is_some_and(|offset| fat::read(&it.path, offset, it.length - offset).is_ok())
+    };
+    match starts.iter().find(|start| !is_fat(start)) {
+        Some(start) => {
+            fail(format!("the EFI system partition at block {start} holds no FAT file system"), remedy)
+        }
+        None => pass(format!("at block {}", starts[0])),
+    }
+}
+
+fn entry(it: &Inspection, platform: u8) -> Option<&CatalogEntry> {
+    it.el_torito.iter().find(|entry| entry.platform == platform && entry.bootable)
+}
+
+/// ISOLINUX finds itself by the boot info table at byte 8 of its image.
+pub(super) fn el_torito_bios(it: &Inspection) -> Verdict {
+    let Some(entry) = entry(it, 0) else {
+        return not_applicable("El Torito has no BIOS image");
+    };
+    let mut image = vec![0; 32 << 10];
+    let read =
+        File::open(&it.path).and_then(|file| file.read_at(&mut image, u64::from(entry.sector) * SECTOR));
+    image.truncate(read.unwrap_or_default());
+    let remedy = "write it with -no-emul-boot -boot-load-size 4 -boot-info-table";
+    if image.len() < 64 {
+        return fail(format!("its BIOS image at sector {} is outside the file", entry.sector), remedy);
+    }
+    if !image.windows(8).any(|window| window == b"ISOLINUX") {
+        return pass("the BIOS image is in the file");
+    }
+    let u32_at = |at: usize| u32::from_le_bytes([image[at], image[at + 1], image[at + 2], image[at + 3]]);
+    if entry.emulation != 0 || (u32_at(8), u32_at(12)) != (16, entry.sector) {
+        return fail("ISOLINUX does not know where it lies: its boot info table is wrong", remedy);
+    }
+    pass("ISOLINUX knows where it lies")
+}
+
+pub(super) fn el_torito_efi_size(it: &Inspection) -> Verdict {
+    let Some(entry) = entry(it, UEFI) else {
+        return not_applicable("El Torito has no UEFI image");
+    };
+    let Some(esp) = it.esp.as_ref().filter(|esp| esp.start == u64::from(entry.sector) * 4) else {
+        return not_applicable("its UEFI image holds no FAT file system that could be read");
+    };
+    let needed = esp.volume.length.div_ceil(BLOCK);
+    let remedy = "keep the ESP of discs below 65536 blocks of 512 bytes (32 MiB): loaders only, no kernel";
+    let said = u64::from(entry.blocks);
+    match said {
+        0 | 1 => warn(
+            format!("{said} blocks, which means up to the end of the disc; the ESP has {needed}"),
+            remedy,
+        ),
+        _ if said < needed => {
+            fail(format!("the ESP has {needed} blocks, El Torito says {said}: it overflowed"), remedy)
+        }
+        _ => pass(format!("{said} blocks")),
+    }
+}
