@@ -23,6 +23,9 @@ const DEBIAN_PACKAGES: &[(&str, &str)] = &[
     ("arch-test", "arch-test"),
     ("newuidmap", "uidmap"),
     ("mkfs.erofs", "erofs-utils"),
+    ("fsck.erofs", "erofs-utils"),
+    ("fakeroot", "fakeroot"),
+    ("setfattr", "attr"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("qemu-system-i386", "qemu-system-x86"),
 ];

@@ -194,15 +194,39 @@ pub struct FilePermission {
 }
 
 /// The root image's format.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct RootImage {
-    /// `gzip`, `xz`, `zstd`, `lz4`, `lzo`.
+    /// The file system.
+    #[serde(default)]
+    pub format: RootFormat,
+    /// `gzip`, `xz`, `zstd`, `lz4`, `lzo`; of EROFS only `lz4`.
     pub compression: Compression,
     /// Compressor level; its meaning is the compressor's own.
     pub level: u32,
-    /// Bytes per data block, a power of two from 4 KiB to 1 MiB.
+    /// Bytes per data block, of EROFS per compressed cluster; a power of two from 4 KiB to 1 MiB.
     pub block_size: u32,
+}
+
+/// File systems a root image may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RootFormat {
+    /// squashfs 4.0.
+    #[default]
+    Squashfs,
+    /// EROFS with LZ4.
+    Erofs,
+}
+
+impl RootFormat {
+    /// The image's name on the medium, archiso's words; /init tells the file system by its ending.
+    pub fn file_name(self) -> &'static str {
+        match self {
+            RootFormat::Squashfs => "airootfs.sfs",
+            RootFormat::Erofs => "airootfs.erofs",
+        }
+    }
 }
 
 /// Compressors the kernels we ship can read.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::SOURCE_DIGEST;
-use super::root::{self, digests};
+use super::root::digests;
 use crate::cache::{Cache, StageOutput};
 use crate::format::squashfs;
 use crate::initramfs::{self, Sizes};
@@ -31,7 +31,7 @@ struct Inputs<'p> {
     source: &'static str,
     arch: &'p str,
     timestamp: i64,
-    names: [&'p str; 2],
+    names: [&'p str; 3],
     initramfs: &'p Initramfs,
     packages: [Vec<&'p str>; 2],
     /// Digest of the root image and its compression, where they matter.
@@ -45,14 +45,15 @@ struct Inputs<'p> {
 /// # Errors
 /// Missing modules by name, what the kernel cannot do, a kernel package without a kernel.
 pub fn stage(plan: &Plan, identity: &Plan, cache: &Cache, root: Option<&StageOutput>) -> Result<StageOutput> {
+    let image = plan.root.image.format.file_name();
     let inputs = Inputs {
         source: SOURCE_DIGEST,
         arch: plan.arch.debian_name(),
         timestamp: plan.timestamp,
-        names: [&plan.install_dir, &plan.iso_label],
+        names: [&plan.install_dir, &plan.iso_label, image],
         initramfs: &identity.initramfs,
         packages: [digests(&plan.packages.kernel), digests(&plan.packages.initramfs)],
-        root: root.map(|root| root.digest(root::IMAGE).sha256.as_str()),
+        root: root.map(|root| root.digest(image).sha256.as_str()),
         root_compression: plan.root.image.compression,
     };
     cache.stage("initramfs", &inputs, |dir| {
@@ -104,8 +105,8 @@ fn resident(
     notes: &mut String,
 ) -> Result<initramfs::Packed> {
     let scratch = work.join("root");
-    let mut tree =
-        squashfs::read(&root.open(root::IMAGE)?, &scratch, MAX_RESIDENT).context("reading the root")?;
+    let image = root.open(plan.root.image.format.file_name())?;
+    let mut tree = squashfs::read(&image, &scratch, MAX_RESIDENT).context("reading the root")?;
     for path in initramfs::make_resident(plan, &mut tree)? {
         notes.push_str(&format!("{path} lost its capabilities: an initramfs has no extended attributes\n"));
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::{SOURCE_DIGEST, initramfs as initramfs_stage, root};
+use super::{SOURCE_DIGEST, initramfs as initramfs_stage};
 use crate::boot;
 use crate::cache::{Cache, StageOutput};
 use crate::format::{fat, iso9660};
@@ -72,7 +72,11 @@ fn write_initrd(
 ) -> Result<()> {
     let mut image =
         fs::read(initramfs.open(initramfs_stage::BASE)?).context("reading the cached initramfs")?;
-    image.extend(initramfs::id_archive(build_id, root.digest(root::IMAGE), plan.timestamp)?);
+    image.extend(initramfs::id_archive(
+        build_id,
+        root.digest(plan.root.image.format.file_name()),
+        plan.timestamp,
+    )?);
     fs::write(path, image).with_context(|| format!("writing {}", path.display()))
 }
 
@@ -92,7 +96,8 @@ fn medium_tree(
     ];
     // A resident root is in the initramfs already.
     if plan.initramfs.layout != Layout::Resident {
-        files.push((format!("{top}/{arch}/airootfs.sfs"), root.open(root::IMAGE)?));
+        let image = plan.root.image.format.file_name();
+        files.push((format!("{top}/{arch}/{image}"), root.open(image)?));
     }
     for (path, file) in files {
         let size = fs::metadata(&file).with_context(|| format!("reading {}", file.display()))?.len();

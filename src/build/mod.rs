@@ -1,7 +1,7 @@
 //! The build on one page: from a plan to finished artifacts.
 //!
 //! 1. Packages are in the cache; each is compared with its pinned digest when it is unpacked.
-//! 2. [`base`]: packages + kernel modules → tree; [`root`]: that + overlays + rules → squashfs.
+//! 2. [`base`]: packages + kernel modules → tree; [`root`]: that + overlays + rules → squashfs or EROFS.
 //! 3. [`initramfs`]: /init + modules + busybox → newc cpio, compressed.
 //! 4. The build id: a digest of all that, and the name of the medium's marker file.
 //! 5. [`iso`]: menus and loaders → ESP (FAT) → hybrid ISO.
@@ -141,7 +141,8 @@ fn finish(
         ("vmlinuz".to_string(), initramfs.digest(initramfs::KERNEL).clone()),
     ]);
     if plan.initramfs.layout != Layout::Resident {
-        images.insert("airootfs.sfs".to_string(), root.digest(root::IMAGE).clone());
+        let name = plan.root.image.format.file_name();
+        images.insert(name.to_string(), root.digest(name).clone());
     }
     if let Some(esp) = iso.files.get(iso::ESP) {
         images.insert("efiboot.img".to_string(), esp.clone());

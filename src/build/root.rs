@@ -1,4 +1,4 @@
-//! The live root: the base, overlays and rules, as a squashfs image.
+//! The live root: the base, overlays and rules, as a squashfs or EROFS image.
 
 use std::fs::{self, File};
 use std::num::NonZeroUsize;
@@ -9,15 +9,14 @@ use serde::Serialize;
 
 use super::{SOURCE_DIGEST, base};
 use crate::cache::{Cache, StageOutput};
+use crate::format::erofs;
 use crate::format::squashfs::{self, BlockCache};
 use crate::kmod;
-use crate::plan::{Overlay, OverlayEntry, Package, Plan, Root, RootMode};
+use crate::plan::{Overlay, OverlayEntry, Package, Plan, Root, RootFormat, RootMode};
 use crate::resolve::{self, Blame, Mistake, Mistakes};
 use crate::source;
 use crate::tree::{Content, InodeId, Meta, Tree, display_path, set_permissions};
 
-/// The squashfs image in the stage's output.
-pub const IMAGE: &str = "airootfs.sfs";
 /// Every file of the root with its origin, one a line.
 pub const FILES: &str = "files.txt";
 /// What a user should know about the root, one a line.
@@ -44,7 +43,7 @@ struct Inputs<'p> {
 /// Makes the root image, or finds it in the cache.
 ///
 /// # Errors
-/// Conflicts between packages and overlays, what squashfs cannot carry, failing tools.
+/// Conflicts between packages and overlays, what the format cannot carry, failing tools.
 pub fn stage(plan: &Plan, identity: &Plan, cache: &Cache, jobs: NonZeroUsize) -> Result<StageOutput> {
     let inputs = Inputs {
         source: SOURCE_DIGEST,
@@ -61,8 +60,15 @@ pub fn stage(plan: &Plan, identity: &Plan, cache: &Cache, jobs: NonZeroUsize) ->
     };
     cache.stage("root", &inputs, |dir| {
         let (tree, mut notes) = tree(plan, cache).context("making the root tree")?;
-        let first = boot_files(&tree, &plan.root.boot_order, &mut notes);
-        write(&tree, &first, plan, cache, jobs, dir).context("writing airootfs.sfs")?;
+        let name = plan.root.image.format.file_name();
+        match plan.root.image.format {
+            RootFormat::Squashfs => {
+                let first = boot_files(&tree, &plan.root.boot_order, &mut notes);
+                write_squashfs(&tree, &first, plan, cache, jobs, dir)
+            }
+            RootFormat::Erofs => write_erofs(&tree, plan, cache, &mut notes, dir),
+        }
+        .with_context(|| format!("writing {name}"))?;
         fs::write(dir.join(FILES), origins(&tree)).context("writing the list of files")?;
         fs::write(dir.join(NOTES), notes).context("writing the notes")
     })
@@ -169,7 +175,7 @@ fn boot_files(tree: &Tree, order: &[String], notes: &mut String) -> Vec<InodeId>
     found
 }
 
-fn write(
+fn write_squashfs(
     tree: &Tree,
     first: &[InodeId],
     plan: &Plan,
@@ -188,10 +194,21 @@ fn write(
         block_cache: Some(&blocks),
         first,
     };
-    let path = dir.join(IMAGE);
+    let path = dir.join(RootFormat::Squashfs.file_name());
     let mut out = File::create_new(&path).with_context(|| format!("creating {}", path.display()))?;
     squashfs::write(tree, &options, &mut out)?;
     Ok(())
+}
+
+fn write_erofs(tree: &Tree, plan: &Plan, cache: &Cache, notes: &mut String, dir: &Path) -> Result<()> {
+    if !plan.root.boot_order.is_empty() {
+        notes.push_str("boot-order is not applied: mkfs.erofs has an order of its own\n");
+    }
+    let image = &plan.root.image;
+    let options =
+        erofs::Options { level: image.level, cluster_size: image.block_size, timestamp: plan.timestamp };
+    let work = cache.work_dir()?;
+    erofs::write(tree, &options, &work.path, &dir.join(RootFormat::Erofs.file_name()))
 }
 
 fn origins(tree: &Tree) -> String {

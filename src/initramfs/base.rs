@@ -62,11 +62,12 @@ pub fn base_tree(plan: &Plan, root: &Tree, busybox: &Tree, init: &[(&str, &[u8])
 fn medium(plan: &Plan) -> Result<String> {
     let arch = plan.arch.debian_name();
     let (dir, label) = (&plan.install_dir, &plan.iso_label);
+    let image = plan.root.image.format.file_name();
     for value in [dir, label] {
         let plain = !value.is_empty() && value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         ensure!(plain, "`{value}` cannot be a name on the medium: /init takes letters, digits and _");
     }
-    Ok(format!("INSTALL_DIR={dir}\nIMAGE={arch}/airootfs.sfs\nVOLUME={label}\n"))
+    Ok(format!("INSTALL_DIR={dir}\nIMAGE={arch}/{image}\nVOLUME={label}\n"))
 }
 
 fn static_busybox(plan: &Plan, busybox: &Tree) -> Result<Content> {

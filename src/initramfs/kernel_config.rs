@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result};
 
 use crate::kmod::kernel_versions;
-use crate::plan::{Compression, Initramfs, Layout, Microcode, Plan};
+use crate::plan::{Compression, Initramfs, Layout, Microcode, Plan, RootFormat};
 use crate::resolve::{Blame, Mistake, Mistakes};
 use crate::tree::{Kind, Tree};
 
@@ -77,14 +77,25 @@ fn needs(plan: &Plan) -> Vec<Need> {
     need(option, None, user, Blame::InitramfsCompression);
     if initramfs.layout == Layout::Squashed {
         mounted_image(&mut need, "the initramfs with the layout squashed");
+        need("SQUASHFS", Some("squashfs"), "the initramfs with the layout squashed", Blame::Kernel);
         let user = "the squashed initramfs";
         need(squashfs_option(initramfs.compression), None, user, Blame::InitramfsCompression);
     }
     if initramfs.layout != Layout::Resident {
         mounted_image(&mut need, "the live root");
         need("ISO9660_FS", Some("isofs"), "the medium", Blame::Kernel);
-        let image = plan.root.image.compression;
-        need(squashfs_option(image), None, "the root image", Blame::RootCompression);
+        let image = plan.root.image;
+        match image.format {
+            RootFormat::Squashfs => {
+                need("SQUASHFS", Some("squashfs"), "the live root", Blame::Kernel);
+                let option = squashfs_option(image.compression);
+                need(option, None, "the root image", Blame::RootCompression);
+            }
+            RootFormat::Erofs => {
+                need("EROFS_FS", Some("erofs"), "the live root", Blame::RootFormat);
+                need("EROFS_FS_ZIP", None, "a compressed EROFS image", Blame::RootFormat);
+            }
+        }
     }
     match initramfs.microcode {
         None => {}
@@ -96,7 +107,7 @@ fn needs(plan: &Plan) -> Vec<Need> {
 }
 
 fn mounted_image(need: &mut impl FnMut(&'static str, Option<&'static str>, &str, Blame), user: &str) {
-    for (option, module) in [("BLK_DEV_LOOP", "loop"), ("SQUASHFS", "squashfs"), ("OVERLAY_FS", "overlay")] {
+    for (option, module) in [("BLK_DEV_LOOP", "loop"), ("OVERLAY_FS", "overlay")] {
         need(option, Some(module), user, Blame::Kernel);
     }
 }
@@ -162,6 +173,7 @@ fn missing(
 
 fn advice(option: &str, blame: &Blame) -> String {
     let key = match blame {
+        Blame::RootFormat => "`format = \"squashfs\"` under [root], or ",
         Blame::RootCompression => "another `compression` under [root], or ",
         Blame::InitramfsCompression => "another `compression` under [initramfs], or ",
         Blame::Microcode => "`microcode = false`, or ",

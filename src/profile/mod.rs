@@ -65,6 +65,7 @@ pub struct DebianTable {
 pub struct RootTable {
     pub mode: Option<Text>,
     pub exclude: Option<Spanned<Vec<Text>>>,
+    pub format: Option<Text>,
     pub compression: Option<Text>,
     pub level: Option<Spanned<i64>>,
     pub block_size: Option<Text>,
@@ -219,6 +220,7 @@ fn root_table(table: &mut Table) -> RootTable {
     RootTable {
         mode: table.string("mode"),
         exclude: table.strings("exclude"),
+        format: table.string("format"),
         compression: table.string("compression"),
         level: table.integer("level"),
         block_size: table.string("block-size"),

@@ -8,19 +8,36 @@ use super::description::{self, pin};
 use super::value::{bytes_of, choose, without_duplicates};
 use crate::diagnostic::{Diagnostics, Spanned};
 use crate::initramfs::{ModuleList, default_modules, microcode_vendor};
-use crate::plan::{Budget, Compression, Initramfs, InputFile, Layout, Microcode};
-use crate::profile::{BudgetTable, InitramfsTable, SwitchOrFiles, Text};
+use crate::plan::{Budget, Compression, Initramfs, InputFile, Layout, Microcode, RootFormat};
+use crate::profile::{BudgetTable, InitramfsTable, Profile, SwitchOrFiles, Text};
 
 /// What unpacking may take when the profile does not say: the machine this
 /// program is made for. A resident root is as large as it is.
 const DEFAULT_MEMORY_BUDGET: u64 = 128 << 20;
 
-pub(super) fn initramfs(dir: &Path, table: &InitramfsTable, diagnostics: &mut Diagnostics) -> Initramfs {
+/// What mounts an EROFS root; the default set, made for squashfs, lacks it.
+const EROFS_MODULE: &str = "erofs";
+
+pub(super) fn initramfs(
+    dir: &Path,
+    profile: &Profile,
+    format: RootFormat,
+    diagnostics: &mut Diagnostics,
+) -> Initramfs {
+    let table = &profile.initramfs;
     let layouts = [("plain", Layout::Plain), ("squashed", Layout::Squashed), ("resident", Layout::Resident)];
     let layout = table.layout.as_ref().and_then(|l| choose(l, "layout", &layouts, diagnostics));
+    if let (RootFormat::Erofs, Some(Layout::Resident), Some(written)) = (format, layout, &profile.root.format)
+    {
+        let message = "`format` is of no use here: with `layout = \"resident\"` there is no root image";
+        diagnostics.error(&written.place, message).help("leave `format` out");
+    }
     let choices = [("zstd", Compression::Zstd), ("xz", Compression::Xz)];
     let written = table.compression.as_ref();
-    let required = modules(table.modules.as_ref(), diagnostics);
+    let mut required = modules(table.modules.as_ref(), diagnostics);
+    if format == RootFormat::Erofs && !required.iter().any(|name| name == EROFS_MODULE) {
+        required.push(EROFS_MODULE.to_string());
+    }
     let optional = modules(table.optional_modules.as_ref(), diagnostics);
     // A machine with little memory is short of it while the archive is unpacked,
     // so a profile for such machines names its few modules itself.

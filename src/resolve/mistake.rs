@@ -23,6 +23,8 @@ pub enum Blame {
     InitramfsCompression,
     /// `initramfs.microcode`
     Microcode,
+    /// `root.format`
+    RootFormat,
     /// `root.compression`
     RootCompression,
     /// A key of `[budget]`.
@@ -94,6 +96,7 @@ fn place_of<'p>(profile: &'p Profile, blame: &Blame) -> Option<&'p Place> {
         }
         Blame::InitramfsCompression => text(&initramfs.compression),
         Blame::Microcode => initramfs.microcode.as_ref().map(|m| &m.place),
+        Blame::RootFormat => text(&profile.root.format),
         Blame::RootCompression => text(&profile.root.compression),
         Blame::Budget(BudgetKey::Initramfs) => text(&profile.budget.initramfs),
         Blame::Budget(BudgetKey::Memory) => text(&profile.budget.memory),

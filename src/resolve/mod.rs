@@ -11,6 +11,7 @@ mod boot_order;
 mod debian;
 mod description;
 mod embedded;
+mod image;
 mod initramfs;
 mod iso;
 mod locked;
@@ -235,7 +236,7 @@ fn draft(dir: &Path, options: &Options, diagnostics: &mut Diagnostics) -> Option
     let boot_order = boot_order::boot_order(dir, diagnostics);
     let root = root::root(&profile.root, mode, file_permissions, boot_order, diagnostics);
     initramfs::check_microcode_component(&profile.initramfs, &request.archive.components, diagnostics);
-    let initramfs = initramfs::initramfs(dir, &profile.initramfs, diagnostics);
+    let initramfs = initramfs::initramfs(dir, &profile, root.image.format, diagnostics);
     let budget = initramfs::budget(&profile.budget, initramfs.layout, diagnostics);
     let efiboot = overlay::efiboot(dir, diagnostics);
     overlay::misnamed(dir, diagnostics);

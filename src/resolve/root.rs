@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use globset::GlobBuilder;
 
-use super::value::{bytes_of, choose, number};
+use super::image::image;
+use super::value::choose;
 use crate::diagnostic::Diagnostics;
-use crate::format::squashfs::{default_level, levels};
-use crate::plan::{Compression, FilePermission, Root, RootImage, RootMode};
+use crate::plan::{FilePermission, Root, RootMode};
 use crate::profile::{RootTable, Text};
 
 pub(super) fn mode(table: &RootTable, diagnostics: &mut Diagnostics) -> RootMode {
@@ -48,45 +48,4 @@ fn pattern_of(written: &Text, diagnostics: &mut Diagnostics) -> Option<String> {
         return None;
     }
     Some(written.value.clone())
-}
-
-fn image(table: &RootTable, diagnostics: &mut Diagnostics) -> RootImage {
-    let choices = [
-        ("gzip", Compression::Gzip),
-        ("xz", Compression::Xz),
-        ("zstd", Compression::Zstd),
-        ("lz4", Compression::Lz4),
-        ("lzo", Compression::Lzo),
-    ];
-    let chosen = match &table.compression {
-        Some(written) => choose(written, "compression", &choices, diagnostics),
-        None => Some(Compression::Gzip),
-    };
-    let compression = chosen.unwrap_or(Compression::Gzip);
-    let name = choices.iter().find(|(_, c)| *c == compression).map_or("", |(name, _)| name);
-    // A level says nothing about a compressor that is not known.
-    let level = table.level.as_ref().filter(|_| chosen.is_some());
-    let level =
-        level.and_then(|l| number(l, &format!("level` of `{name}"), levels(compression), diagnostics));
-    let block_size = table.block_size.as_ref().and_then(|b| block_size(b, diagnostics));
-    RootImage {
-        compression,
-        level: level.unwrap_or(default_level(compression)),
-        block_size: block_size.unwrap_or(128 << 10),
-    }
-}
-
-/// `4K` to `1M`, a power of two.
-fn block_size(written: &Text, diagnostics: &mut Diagnostics) -> Option<u32> {
-    let bytes = bytes_of(&written.value).and_then(|bytes| u32::try_from(bytes).ok());
-    let legal = bytes.filter(|b| b.is_power_of_two() && (4 << 10..=1 << 20).contains(b));
-    if legal.is_none() {
-        let message = format!(
-            "`block-size` must be a power of two from 4K to 1M, but this is {}",
-            if bytes.is_some() { format!("`{}`", written.value) } else { "no size".to_string() }
-        );
-        let help = "write it as `128K`; larger blocks compress better and cost more RAM";
-        diagnostics.error(&written.place, message).help(help);
-    }
-    legal
 }

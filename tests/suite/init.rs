@@ -361,3 +361,10 @@ fn every_applet_link_is_an_applet() {
         assert!(Path::new("profiles/tiny/airootfs/usr/sbin").join(needed).is_symlink(), "{needed}");
     }
 }
+
+#[test]
+fn the_image_is_mounted_as_what_its_name_says() {
+    let dir = TempDir::new().unwrap();
+    let script = "for IMAGE in i386/airootfs.sfs i386/airootfs.erofs; do image_filesystem; done";
+    assert_eq!(in_init(dir.path(), script), "squashfs\nerofs\n");
+}

@@ -7,7 +7,7 @@ use liveiso::boot::{self, BootFiles};
 use liveiso::cache::hex_sha256;
 use liveiso::plan::{
     Arch, Boot, BootMode, Budget, Compression, Debian, Initramfs, InputFile, Layout, Packages, Plan, Root,
-    RootImage, RootMode,
+    RootFormat, RootImage, RootMode,
 };
 use liveiso::tree::{Kind, Tree, parse_listing};
 use tempfile::TempDir;
@@ -31,7 +31,12 @@ fn plan() -> Plan {
             mode: RootMode::Unpacked,
             exclude: Vec::new(),
             file_permissions: BTreeMap::new(),
-            image: RootImage { compression: Compression::Gzip, level: 9, block_size: 131_072 },
+            image: RootImage {
+                format: RootFormat::Squashfs,
+                compression: Compression::Gzip,
+                level: 9,
+                block_size: 131_072,
+            },
             boot_order: Vec::new(),
         },
         initramfs: Initramfs {

@@ -18,7 +18,7 @@ fetch_image() {
 	fi
 	bring_up_network || return 1
 	url=${opt_net%/}/$INSTALL_DIR/$IMAGE
-	case $opt_net in *.sfs | *.squashfs) url=$opt_net ;; esac
+	case $opt_net in *.sfs | *.squashfs | *.erofs) url=$opt_net ;; esac
 	mkdir -p "$LIVE/toram"
 	grep -q " $LIVE/toram " /proc/mounts ||
 		mount -t tmpfs -o "size=$((need + 64))k,mode=0755,nosuid,nodev" toram "$LIVE/toram" || return 1

@@ -84,10 +84,18 @@ look_again() {
 	look_round
 }
 
+# The builder names the image for its file system.
+image_filesystem() {
+	case $IMAGE in
+	*.erofs) echo erofs ;;
+	*) echo squashfs ;;
+	esac
+}
+
 mount_image() {
 	mkdir -p "$LIVE/ro"
 	attach_loop "$image" || return 1
-	mount -t squashfs -o ro "$LOOP" "$LIVE/ro" 2>>"$LOG" && return 0
+	mount -t "$(image_filesystem)" -o ro "$LOOP" "$LIVE/ro" 2>>"$LOG" && return 0
 	losetup -d "$LOOP"
 	return 1
 }

@@ -51,6 +51,11 @@ impl Random {
 
 /// A tree of some 300 names with everything the format has a corner for.
 pub fn generated(seed: u64) -> Tree {
+    generated_within(seed, 255, 5000)
+}
+
+/// The same with other limits for names and values of xattrs (bytes).
+pub fn generated_within(seed: u64, longest_name: usize, longest_xattr: usize) -> Tree {
     let mut random = Random::new(seed);
     let mut tree = Tree::new();
     let origin = tree.add_origin("generated");
@@ -58,7 +63,7 @@ pub fn generated(seed: u64) -> Tree {
     let mut others: Vec<Vec<u8>> = Vec::new();
     for _ in 0..300 {
         let parent = directories[random.below(directories.len() as u64) as usize].clone();
-        let path = [&parent[..], b"/", &name(&mut random)].concat();
+        let path = [&parent[..], b"/", &name(&mut random, longest_name)].concat();
         if tree.get(&path).is_some() {
             continue;
         }
@@ -85,7 +90,7 @@ pub fn generated(seed: u64) -> Tree {
             let prefix =
                 ["trusted.", "security.", "user."][random.below(2 + u64::from(user_xattrs)) as usize];
             let name = format!("{prefix}n{}", random.below(9)).into_bytes();
-            let length = [0, 3, 8, 9, 400, 5000][random.below(6) as usize];
+            let length = [0, 3, 8, 9, 400, longest_xattr][random.below(6) as usize];
             let value = vec![random.below(3) as u8; length];
             tree.inode_mut(id).xattrs.insert(name, value);
         }
@@ -95,9 +100,9 @@ pub fn generated(seed: u64) -> Tree {
 
 /// Short ones that meet often, the longest, and bytes that are no text. No
 /// newline and no quote: unsquashfs's and rdsquashfs's own text cannot show those.
-fn name(random: &mut Random) -> Vec<u8> {
+fn name(random: &mut Random, longest: usize) -> Vec<u8> {
     match random.below(10) {
-        0 => vec![b'n'; 255],
+        0 => vec![b'n'; longest],
         1 => [&random.bytes(8)[..], b"x"]
             .concat()
             .into_iter()

@@ -1,0 +1,134 @@
+//! What a mounted root image costs in RAM, by compressor and block size:
+//! `cargo bench --bench image_ram -- ISO`.
+//!
+//! ISO is any liveiso image (profiles/tiny is enough); its kernel does the
+//! measuring. Of its root the modules of file systems and networks (10 MB of real
+//! content) become one image a row, all on a second disk. Inside the guest each
+//! is mounted, read as a whole and let go, three times; caches are dropped before
+//! every look at /proc/meminfo, so what differs is what cannot be reclaimed.
+//! Figures are medians in kB. Seconds are of an emulated processor: only their
+//! relation says something.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use liveiso::format::squashfs::{self, Options};
+use liveiso::host::Tool;
+use liveiso::plan::Compression::{self, Gzip, Lz4, Xz, Zstd};
+use liveiso::qemu::report::Shell;
+use liveiso::qemu::{Firmware, Guest, Machine, Medium};
+use liveiso::tree::{Tree, exclude};
+
+const BLOCK_SIZES: [u32; 7] = [4 << 10, 16 << 10, 32 << 10, 64 << 10, 128 << 10, 256 << 10, 1 << 20];
+const RUNS: usize = 3;
+/// The guest's loop device over one image starts at a multiple of this.
+const ALIGNMENT: u64 = 1 << 20;
+const LIMIT: Duration = Duration::from_secs(1200);
+
+/// Prints MemFree, Slab and VmallocUsed after dropping caches, and the uptime in hundredths.
+const DEFINE: &str = "m() { echo 3 >/proc/sys/vm/drop_caches; while read -r k v u; do case $k in MemFree:) f=$v;; \
+     Slab:) s=$v;; VmallocUsed:) w=$v;; esac; done </proc/meminfo; echo \"$f $s $w $(cut -d' ' -f1 /proc/uptime | tr -d .)\"; }";
+
+struct Image {
+    compression: Compression,
+    block_size: u32,
+    offset: u64,
+    size: u64,
+}
+
+fn main() -> Result<()> {
+    // cargo adds --bench.
+    let iso = std::env::args().skip(1).rfind(|word| !word.starts_with('-'));
+    let iso = PathBuf::from(iso.context("usage: cargo bench --bench image_ram -- ISO")?);
+    let work = tempfile::tempdir().context("creating a scratch directory")?;
+    let tree = sample(&iso, work.path())?;
+    let disk = work.path().join("disk");
+    let images = write_images(&tree, &disk)?;
+    let mut machine = Machine::new(Firmware::Bios, Medium::Cd);
+    let drive = format!("file={},if=none,id=images,format=raw,readonly=on", disk.display());
+    machine.extra = ["-drive", &drive, "-device", "virtio-blk-pci,drive=images"].map(Into::into).into();
+    let deadline = Instant::now() + LIMIT;
+    let mut guest = Guest::start(&machine, Some(&iso), None, deadline)?;
+    let shell = Shell::log_in(&mut guest.serial, deadline, |_| false)?;
+    let mut shell = shell.map_err(|_| anyhow::anyhow!("{} does not boot", iso.display()))?;
+    shell
+        .ask("dmesg -n 1; modprobe virtio_pci; modprobe virtio_blk; mkdir -p /run/m; swapoff -a", deadline)?;
+    shell.ask(DEFINE, deadline)?;
+    println!(
+        "{:<6} {:>7} {:>10} {:>9} {:>9} {:>9} {:>8}",
+        "", "block", "bytes", "mounted", "read", "vmalloc", "read s"
+    );
+    for image in &images {
+        row(&mut shell, image, deadline)?;
+    }
+    Ok(())
+}
+
+/// Part of the root of an ISO.
+fn sample(iso: &Path, work: &Path) -> Result<Tree> {
+    let root = work.join("root.sfs");
+    let tool = Tool::new("xorriso", "measuring")?.args(["-no_rc", "-osirrox", "on", "-indev"]).arg(iso);
+    tool.args(["-extract", "/liveiso/i386/airootfs.sfs"]).arg(&root).output()?;
+    let mut tree = squashfs::read(&root, &work.join("content"), 4 << 30)?;
+    let patterns = ["/**", "!/usr/lib/modules/*/kernel/{fs,net}/**"].map(String::from);
+    exclude(&mut tree, &patterns)?;
+    ensure!(tree.walk().count() > 100, "the root of {} has too few modules", iso.display());
+    Ok(tree)
+}
+
+fn write_images(tree: &Tree, disk: &Path) -> Result<Vec<Image>> {
+    let mut images = Vec::new();
+    let mut end: u64 = 0;
+    let part = disk.with_extension("part");
+    let mut out = File::create(disk).context("creating the disk")?;
+    for compression in [Gzip, Zstd, Xz, Lz4] {
+        for block_size in BLOCK_SIZES {
+            let options = Options { block_size, ..Options::new(compression) };
+            let file = File::create(&part).context("creating an image")?;
+            let size = squashfs::write(tree, &options, file)?.image_size;
+            let offset = end.next_multiple_of(ALIGNMENT);
+            out.seek(SeekFrom::Start(offset)).context("writing the disk")?;
+            std::io::copy(&mut File::open(&part)?, &mut out).context("writing the disk")?;
+            end = offset + size;
+            images.push(Image { compression, block_size, offset, size });
+        }
+    }
+    out.set_len(end.next_multiple_of(ALIGNMENT)).context("writing the disk")?;
+    Ok(images)
+}
+
+fn row(shell: &mut Shell<'_>, image: &Image, deadline: Instant) -> Result<()> {
+    let line = format!(
+        "l=$(losetup -f) && losetup -r -o {} $l /dev/vda && m && mount -t squashfs -o ro $l /run/m && m && \
+         find /run/m -type f -exec cat {{}} + >/dev/null && m; umount /run/m; losetup -d $l",
+        image.offset
+    );
+    let (mut mounted, mut read, mut vmalloc, mut seconds) = (vec![], vec![], vec![], vec![]);
+    for _ in 0..RUNS {
+        let (status, text) = shell.ask(&line, deadline)?;
+        let numbers: Vec<i64> = text.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+        ensure!(status == 0 && numbers.len() == 12, "the guest answers {status}: {text}");
+        mounted.push(numbers[0] - numbers[4]);
+        read.push(numbers[0] - numbers[8]);
+        vmalloc.push(numbers[10] - numbers[2]);
+        seconds.push(numbers[11] - numbers[7]);
+    }
+    let middle = |mut values: Vec<i64>| {
+        values.sort_unstable();
+        values[values.len() / 2]
+    };
+    println!(
+        "{:<6} {:>6}K {:>10} {:>9} {:>9} {:>9} {:>8.2}",
+        format!("{:?}", image.compression).to_lowercase(),
+        image.block_size >> 10,
+        image.size,
+        middle(mounted),
+        middle(read),
+        middle(vmalloc),
+        middle(seconds) as f64 / 100.0
+    );
+    Ok(())
+}
