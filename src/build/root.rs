@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::{SOURCE_DIGEST, base};
 use crate::cache::{Cache, StageOutput};
 use crate::format::squashfs::{self, BlockCache};
+use crate::format::verity;
 use crate::kmod;
 use crate::plan::{Overlay, OverlayEntry, Package, Plan, Root, RootMode};
 use crate::resolve::{self, Blame, Mistake, Mistakes};
@@ -20,6 +21,8 @@ use crate::tree::{Content, InodeId, Meta, Tree, display_path, set_permissions};
 pub const IMAGE: &str = "airootfs.sfs";
 /// Every file of the root with its origin, one a line.
 pub const FILES: &str = "files.txt";
+/// With `verity`, how the image is opened: root hash, and the device mapper's words.
+pub const VERITY: &str = "verity.txt";
 /// What a user should know about the root, one a line.
 const NOTES: &str = "notes.txt";
 
@@ -63,6 +66,9 @@ pub fn stage(plan: &Plan, identity: &Plan, cache: &Cache, jobs: NonZeroUsize) ->
         let (tree, mut notes) = tree(plan, cache).context("making the root tree")?;
         let first = boot_files(&tree, &plan.root.boot_order, &mut notes);
         write(&tree, &first, plan, cache, jobs, dir).context("writing airootfs.sfs")?;
+        if plan.root.verity {
+            add_hash_tree(&dir.join(IMAGE), &dir.join(VERITY)).context("adding the hash tree to airootfs.sfs")?;
+        }
         fs::write(dir.join(FILES), origins(&tree)).context("writing the list of files")?;
         fs::write(dir.join(NOTES), notes).context("writing the notes")
     })
@@ -192,6 +198,34 @@ fn write(
     let mut out = File::create_new(&path).with_context(|| format!("creating {}", path.display()))?;
     squashfs::write(tree, &options, &mut out)?;
     Ok(())
+}
+
+fn add_hash_tree(image: &Path, text: &Path) -> Result<()> {
+    let mut file = File::options().read(true).write(true).open(image).context("opening the image")?;
+    let verity = verity::append(&mut file)?;
+    fs::write(text, format!("{}\n{}\n", verity.root_hash_hex(), verity.table())).context("writing the root hash")
+}
+
+/// How the image is checked while it is read; `None` without `verity`.
+///
+/// # Errors
+/// A damaged cache entry.
+pub fn verity(output: &StageOutput) -> Result<Option<VerityWords>> {
+    if !output.files.contains_key(VERITY) {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(output.open(VERITY)?).context("reading the root hash")?;
+    let (root_hash, table) = text.trim_end().split_once('\n').context("parsing the root hash")?;
+    Ok(Some(VerityWords { root_hash: root_hash.to_string(), table: table.to_string() }))
+}
+
+/// What boot entries and initramfs say about the hash tree of the image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerityWords {
+    /// Lower-case hex, for the boot entries.
+    pub root_hash: String,
+    /// What the device mapper is told behind the devices' names.
+    pub table: String,
 }
 
 fn origins(tree: &Tree) -> String {

@@ -86,6 +86,15 @@ fn needs(plan: &Plan) -> Vec<Need> {
         let image = plan.root.image.compression;
         need(squashfs_option(image), None, "the root image", Blame::RootCompression);
     }
+    if plan.root.verity {
+        for (option, module) in [
+            ("BLK_DEV_DM", "dm_mod"),
+            ("DM_VERITY", "dm_verity"),
+            ("CRYPTO_SHA256", "sha256_generic"),
+        ] {
+            need(option, Some(module), "the hash tree of the root image", Blame::Verity);
+        }
+    }
     match initramfs.microcode {
         None => {}
         Some(Microcode::Packages | Microcode::Files { .. }) => {
@@ -165,6 +174,7 @@ fn advice(option: &str, blame: &Blame) -> String {
         Blame::RootCompression => "another `compression` under [root], or ",
         Blame::InitramfsCompression => "another `compression` under [initramfs], or ",
         Blame::Microcode => "`microcode = false`, or ",
+        Blame::Verity => "`verity = false` under [root], or ",
         _ => "",
     };
     format!("choose {key}a kernel with CONFIG_{option}=y under [kernel]")

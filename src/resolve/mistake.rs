@@ -25,6 +25,8 @@ pub enum Blame {
     Microcode,
     /// `root.compression`
     RootCompression,
+    /// `root.verity`
+    Verity,
     /// A key of `[budget]`.
     Budget(BudgetKey),
 }
@@ -95,6 +97,7 @@ fn place_of<'p>(profile: &'p Profile, blame: &Blame) -> Option<&'p Place> {
         Blame::InitramfsCompression => text(&initramfs.compression),
         Blame::Microcode => initramfs.microcode.as_ref().map(|m| &m.place),
         Blame::RootCompression => text(&profile.root.compression),
+        Blame::Verity => profile.root.verity.as_ref().map(|wanted| &wanted.place),
         Blame::Budget(BudgetKey::Initramfs) => text(&profile.budget.initramfs),
         Blame::Budget(BudgetKey::Memory) => text(&profile.budget.memory),
     };

@@ -235,7 +235,8 @@ fn draft(dir: &Path, options: &Options, diagnostics: &mut Diagnostics) -> Option
     let boot_order = boot_order::boot_order(dir, diagnostics);
     let root = root::root(&profile.root, mode, file_permissions, boot_order, diagnostics);
     initramfs::check_microcode_component(&profile.initramfs, &request.archive.components, diagnostics);
-    let initramfs = initramfs::initramfs(dir, &profile.initramfs, diagnostics);
+    let mut initramfs = initramfs::initramfs(dir, &profile.initramfs, diagnostics);
+    initramfs::for_verity(&profile.root, &mut initramfs, diagnostics);
     let budget = initramfs::budget(&profile.budget, initramfs.layout, diagnostics);
     let efiboot = overlay::efiboot(dir, diagnostics);
     overlay::misnamed(dir, diagnostics);

@@ -33,6 +33,7 @@ fn plan() -> Plan {
             file_permissions: BTreeMap::new(),
             image: RootImage { compression: Compression::Gzip, level: 9, block_size: 131_072 },
             boot_order: Vec::new(),
+            verity: false,
         },
         initramfs: Initramfs {
             compression: Compression::Xz,
