@@ -47,7 +47,8 @@ pub fn stage(
             };
             write_esp(esp, &options, &dir.join(ESP)).context("writing efiboot.img")?;
         }
-        write_initrd(plan, root, verity.as_ref(), initramfs, build_id, &dir.join(INITRD)).context("writing initrd.img")?;
+        write_initrd(plan, root, verity.as_ref(), initramfs, build_id, &dir.join(INITRD))
+            .context("writing initrd.img")?;
         let tree = medium_tree(plan, boot.iso, dir, root, initramfs)?;
         let efi_image = boot.esp.is_some().then(|| dir.join(ESP));
         let options = iso_options(plan, ids, boot.isohybrid_mbr, efi_image);

@@ -67,7 +67,8 @@ pub fn stage(plan: &Plan, identity: &Plan, cache: &Cache, jobs: NonZeroUsize) ->
         let first = boot_files(&tree, &plan.root.boot_order, &mut notes);
         write(&tree, &first, plan, cache, jobs, dir).context("writing airootfs.sfs")?;
         if plan.root.verity {
-            add_hash_tree(&dir.join(IMAGE), &dir.join(VERITY)).context("adding the hash tree to airootfs.sfs")?;
+            add_hash_tree(&dir.join(IMAGE), &dir.join(VERITY))
+                .context("adding the hash tree to airootfs.sfs")?;
         }
         fs::write(dir.join(FILES), origins(&tree)).context("writing the list of files")?;
         fs::write(dir.join(NOTES), notes).context("writing the notes")
@@ -203,7 +204,8 @@ fn write(
 fn add_hash_tree(image: &Path, text: &Path) -> Result<()> {
     let mut file = File::options().read(true).write(true).open(image).context("opening the image")?;
     let verity = verity::append(&mut file)?;
-    fs::write(text, format!("{}\n{}\n", verity.root_hash_hex(), verity.table())).context("writing the root hash")
+    fs::write(text, format!("{}\n{}\n", verity.root_hash_hex(), verity.table()))
+        .context("writing the root hash")
 }
 
 /// How the image is checked while it is read; `None` without `verity`.

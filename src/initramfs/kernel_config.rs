@@ -87,11 +87,9 @@ fn needs(plan: &Plan) -> Vec<Need> {
         need(squashfs_option(image), None, "the root image", Blame::RootCompression);
     }
     if plan.root.verity {
-        for (option, module) in [
-            ("BLK_DEV_DM", "dm_mod"),
-            ("DM_VERITY", "dm_verity"),
-            ("CRYPTO_SHA256", "sha256_generic"),
-        ] {
+        for (option, module) in
+            [("BLK_DEV_DM", "dm_mod"), ("DM_VERITY", "dm_verity"), ("CRYPTO_SHA256", "sha256_generic")]
+        {
             need(option, Some(module), "the hash tree of the root image", Blame::Verity);
         }
     }

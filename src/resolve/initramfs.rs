@@ -52,7 +52,10 @@ pub(super) fn for_verity(table: &RootTable, initramfs: &mut Initramfs, diagnosti
     };
     if initramfs.layout == Layout::Resident {
         diagnostics
-            .error(&written.place, "`verity` checks an image on the medium, but the layout `resident` has none")
+            .error(
+                &written.place,
+                "`verity` checks an image on the medium, but the layout `resident` has none",
+            )
             .help("remove it, or choose another `layout` under [initramfs]");
         return;
     }
