@@ -7,13 +7,14 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use super::init_system::InitSystem;
 use super::{SOURCE_DIGEST, base};
 use crate::cache::{Cache, StageOutput};
 use crate::format::squashfs::{self, BlockCache};
 use crate::format::verity;
 use crate::kmod;
 use crate::plan::{Overlay, OverlayEntry, Package, Plan, Root, RootMode};
-use crate::resolve::{self, Blame, Mistake, Mistakes};
+use crate::resolve::{self, BUILT_IN, Blame, Mistake, Mistakes};
 use crate::source;
 use crate::tree::{Content, InodeId, Meta, Tree, display_path, set_permissions};
 
@@ -91,9 +92,13 @@ pub fn notes(output: &StageOutput) -> Result<Vec<String>> {
 /// The tree and what a user should know about it, one a line.
 fn tree(plan: &Plan, cache: &Cache) -> Result<(Tree, String)> {
     let (mut tree, notes) = base::tree(plan, cache)?;
+    let init = InitSystem::of(&tree);
     for overlay in &plan.overlays {
+        let selected = (overlay.origin == BUILT_IN).then(|| init.select(overlay));
+        let overlay = selected.as_ref().unwrap_or(overlay);
         lay_over(&mut tree, overlay).with_context(|| format!("laying {} over the root", overlay.origin))?;
     }
+    init.complete(&mut tree)?;
     describe(&mut tree, plan)?;
     let missing = set_permissions(&mut tree, &plan.root.file_permissions);
     // A typing error here could leave a secret readable, so it is no mere note.

@@ -35,7 +35,7 @@ pub use boot_order::{BOOT_ORDER, boot_order_text};
 pub use debian::ArchiveRequest;
 pub use embedded::{Embedded, EmbeddedKind, airootfs};
 pub use mistake::{Blame, BudgetKey, Mistake, Mistakes, report};
-pub use overlay::input_content;
+pub use overlay::{BUILT_IN, input_content};
 pub use packages::PackageRequest;
 
 /// Layout of the plan this program writes and reads.

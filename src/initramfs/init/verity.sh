@@ -25,11 +25,11 @@ open_verity() {
 		field 16 verity
 		field 512 "1 $1 $1 $data $hash $blocks $start $algorithm $root $salt"
 	} >"$LIVE/table"
-	device_mapper 3 0 && device_mapper 9 1 "$LIVE/table" && device_mapper 6 0 || {
+	if ! { device_mapper 3 0 && device_mapper 9 1 "$LIVE/table" && device_mapper 6 0; }; then
 		verdict="the kernel cannot check it against the root hash $root: $(dmesg | tail -n 1 | cut -c 1-100)"
 		close_verity
 		return 1
-	}
+	fi
 	for path in /sys/class/block/dm-*; do
 		[ "$(cat "$path/dm/name")" = "$VERITY_NAME" ] && VERITY_DEVICE=/dev/${path##*/}
 	done
