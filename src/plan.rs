@@ -167,6 +167,9 @@ pub struct Root {
     /// order in which a boot reads them; those that do not exist do not count.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub boot_order: Vec<String>,
+    /// Whether the image carries a hash tree, by which the kernel checks every block it reads.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub verity: bool,
 }
 
 /// How packages become files.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::{SOURCE_DIGEST, initramfs as initramfs_stage};
+use super::{SOURCE_DIGEST, initramfs as initramfs_stage, root};
 use crate::boot;
 use crate::cache::{Cache, StageOutput};
 use crate::format::{fat, iso9660};
@@ -34,6 +34,8 @@ pub fn stage(
     initramfs: &StageOutput,
 ) -> Result<StageOutput> {
     cache.stage("iso", &(SOURCE_DIGEST, build_id), |dir| {
+        let verity = root::verity(root)?;
+        let plan = &with_root_hash(plan, verity.as_ref());
         let loaders = source::unpacked_tree(cache, plan.arch, &plan.packages.loaders)?;
         let boot = boot::files(plan, build_id, &loaders).context("making the boot menus")?;
         let ids = boot::Identity::new(build_id, plan.timestamp);
@@ -45,13 +47,24 @@ pub fn stage(
             };
             write_esp(esp, &options, &dir.join(ESP)).context("writing efiboot.img")?;
         }
-        write_initrd(plan, root, initramfs, build_id, &dir.join(INITRD)).context("writing initrd.img")?;
+        write_initrd(plan, root, verity.as_ref(), initramfs, build_id, &dir.join(INITRD))
+            .context("writing initrd.img")?;
         let tree = medium_tree(plan, boot.iso, dir, root, initramfs)?;
         let efi_image = boot.esp.is_some().then(|| dir.join(ESP));
         let options = iso_options(plan, ids, boot.isohybrid_mbr, efi_image);
         let work = cache.work_dir()?;
         iso9660::write(&tree, &options, &work.path, &dir.join(ISO)).context("writing the ISO")
     })
+}
+
+/// The root hash becomes a word of every boot entry, also in menus of the profile's own.
+fn with_root_hash(plan: &Plan, verity: Option<&root::VerityWords>) -> Plan {
+    let mut plan = plan.clone();
+    if let Some(verity) = verity {
+        let parameters = &mut plan.boot.kernel_parameters;
+        *parameters = format!("{parameters} liveiso.verity={}", verity.root_hash).trim_start().to_string();
+    }
+    plan
 }
 
 fn write_esp(esp: &Tree, options: &fat::Options, path: &Path) -> Result<()> {
@@ -66,17 +79,16 @@ fn write_esp(esp: &Tree, options: &fat::Options, path: &Path) -> Result<()> {
 fn write_initrd(
     plan: &Plan,
     root: &StageOutput,
+    verity: Option<&root::VerityWords>,
     initramfs: &StageOutput,
     build_id: &str,
     path: &Path,
 ) -> Result<()> {
     let mut image =
         fs::read(initramfs.open(initramfs_stage::BASE)?).context("reading the cached initramfs")?;
-    image.extend(initramfs::id_archive(
-        build_id,
-        root.digest(plan.root.image.format.file_name()),
-        plan.timestamp,
-    )?);
+    let table = verity.map(|verity| verity.table.as_str());
+    let image_digest = root.digest(plan.root.image.format.file_name());
+    image.extend(initramfs::id_archive(build_id, image_digest, table, plan.timestamp)?);
     fs::write(path, image).with_context(|| format!("writing {}", path.display()))
 }
 

@@ -11,6 +11,7 @@
 //! cache keeps under the digest of its inputs; a hit never changes a byte.
 
 pub mod base;
+mod init_system;
 pub mod initramfs;
 pub mod iso;
 pub mod root;

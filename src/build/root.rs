@@ -7,18 +7,22 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use super::init_system::InitSystem;
 use super::{SOURCE_DIGEST, base};
 use crate::cache::{Cache, StageOutput};
 use crate::format::erofs;
 use crate::format::squashfs::{self, BlockCache};
+use crate::format::verity;
 use crate::kmod;
 use crate::plan::{Overlay, OverlayEntry, Package, Plan, Root, RootFormat, RootMode};
-use crate::resolve::{self, Blame, Mistake, Mistakes};
+use crate::resolve::{self, BUILT_IN, Blame, Mistake, Mistakes};
 use crate::source;
 use crate::tree::{Content, InodeId, Meta, Tree, display_path, set_permissions};
 
 /// Every file of the root with its origin, one a line.
 pub const FILES: &str = "files.txt";
+/// With `verity`, how the image is opened: root hash, and the device mapper's words.
+pub const VERITY: &str = "verity.txt";
 /// What a user should know about the root, one a line.
 const NOTES: &str = "notes.txt";
 
@@ -69,6 +73,10 @@ pub fn stage(plan: &Plan, identity: &Plan, cache: &Cache, jobs: NonZeroUsize) ->
             RootFormat::Erofs => write_erofs(&tree, plan, cache, &mut notes, dir),
         }
         .with_context(|| format!("writing {name}"))?;
+        if plan.root.verity {
+            add_hash_tree(&dir.join(name), &dir.join(VERITY))
+                .with_context(|| format!("adding the hash tree to {name}"))?;
+        }
         fs::write(dir.join(FILES), origins(&tree)).context("writing the list of files")?;
         fs::write(dir.join(NOTES), notes).context("writing the notes")
     })
@@ -90,9 +98,13 @@ pub fn notes(output: &StageOutput) -> Result<Vec<String>> {
 /// The tree and what a user should know about it, one a line.
 fn tree(plan: &Plan, cache: &Cache) -> Result<(Tree, String)> {
     let (mut tree, notes) = base::tree(plan, cache)?;
+    let init = InitSystem::of(&tree);
     for overlay in &plan.overlays {
+        let selected = (overlay.origin == BUILT_IN).then(|| init.select(overlay));
+        let overlay = selected.as_ref().unwrap_or(overlay);
         lay_over(&mut tree, overlay).with_context(|| format!("laying {} over the root", overlay.origin))?;
     }
+    init.complete(&mut tree)?;
     describe(&mut tree, plan)?;
     let missing = set_permissions(&mut tree, &plan.root.file_permissions);
     // A typing error here could leave a secret readable, so it is no mere note.
@@ -209,6 +221,35 @@ fn write_erofs(tree: &Tree, plan: &Plan, cache: &Cache, notes: &mut String, dir:
         erofs::Options { level: image.level, cluster_size: image.block_size, timestamp: plan.timestamp };
     let work = cache.work_dir()?;
     erofs::write(tree, &options, &work.path, &dir.join(RootFormat::Erofs.file_name()))
+}
+
+fn add_hash_tree(image: &Path, text: &Path) -> Result<()> {
+    let mut file = File::options().read(true).write(true).open(image).context("opening the image")?;
+    let verity = verity::append(&mut file)?;
+    fs::write(text, format!("{}\n{}\n", verity.root_hash_hex(), verity.table()))
+        .context("writing the root hash")
+}
+
+/// How the image is checked while it is read; `None` without `verity`.
+///
+/// # Errors
+/// A damaged cache entry.
+pub fn verity(output: &StageOutput) -> Result<Option<VerityWords>> {
+    if !output.files.contains_key(VERITY) {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(output.open(VERITY)?).context("reading the root hash")?;
+    let (root_hash, table) = text.trim_end().split_once('\n').context("parsing the root hash")?;
+    Ok(Some(VerityWords { root_hash: root_hash.to_string(), table: table.to_string() }))
+}
+
+/// What boot entries and initramfs say about the hash tree of the image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerityWords {
+    /// Lower-case hex, for the boot entries.
+    pub root_hash: String,
+    /// What the device mapper is told behind the devices' names.
+    pub table: String,
 }
 
 fn origins(tree: &Tree) -> String {

@@ -6,5 +6,6 @@ pub mod erofs;
 pub mod fat;
 pub mod iso9660;
 pub mod squashfs;
+pub mod verity;
 
 pub use civil::{CivilTime, civil_time};

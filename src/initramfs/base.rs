@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::ioctl::ioctl_program;
 use super::modprobe;
 use super::module_list::requests;
 use crate::kmod::{Elf, MissingModules, ModuleIndex, kernel_versions};
@@ -52,6 +53,9 @@ pub fn base_tree(plan: &Plan, root: &Tree, busybox: &Tree, init: &[(&str, &[u8])
     for (path, text) in init {
         let mode = if *path == "init" { 0o755 } else { 0o644 };
         tree.add_file(path.as_bytes(), Content::bytes(*text), meta(mode), origin)?;
+    }
+    if plan.root.verity {
+        tree.add_file(b"bin/ioctl", Content::bytes(ioctl_program(plan.arch)), meta(0o755), origin)?;
     }
     tree.add_file(b"etc/liveiso/medium", Content::bytes(medium(plan)?), meta(0o644), origin)?;
     add_modules(plan, root, &mut tree)?;

@@ -97,6 +97,13 @@ fn needs(plan: &Plan) -> Vec<Need> {
             }
         }
     }
+    if plan.root.verity {
+        for (option, module) in
+            [("BLK_DEV_DM", "dm_mod"), ("DM_VERITY", "dm_verity"), ("CRYPTO_SHA256", "sha256_generic")]
+        {
+            need(option, Some(module), "the hash tree of the root image", Blame::Verity);
+        }
+    }
     match initramfs.microcode {
         None => {}
         Some(Microcode::Packages | Microcode::Files { .. }) => {
@@ -177,6 +184,7 @@ fn advice(option: &str, blame: &Blame) -> String {
         Blame::RootCompression => "another `compression` under [root], or ",
         Blame::InitramfsCompression => "another `compression` under [initramfs], or ",
         Blame::Microcode => "`microcode = false`, or ",
+        Blame::Verity => "`verity = false` under [root], or ",
         _ => "",
     };
     format!("choose {key}a kernel with CONFIG_{option}=y under [kernel]")

@@ -13,6 +13,7 @@
 
 mod base;
 mod description;
+mod ioctl;
 mod kernel_config;
 mod kernel_format;
 mod microcode;
@@ -25,6 +26,7 @@ mod squashed;
 
 pub use base::base_tree;
 pub use description::add_description;
+pub use ioctl::ioctl_program;
 pub use kernel_config::check_kernel;
 pub use kernel_format::{Part, PartFormat, unpack};
 pub use microcode::{Vendor, microcode_archive, microcode_vendor};
@@ -50,4 +52,5 @@ pub const INIT: &[(&str, &[u8])] = &[
     ("lib/liveiso/say.sh", include_bytes!("init/say.sh")),
     ("lib/liveiso/trouble.sh", include_bytes!("init/trouble.sh")),
     ("lib/liveiso/verify.sh", include_bytes!("init/verify.sh")),
+    ("lib/liveiso/verity.sh", include_bytes!("init/verity.sh")),
 ];

@@ -52,12 +52,18 @@ pub fn pack(tree: &Tree, compression: Compression) -> Result<Packed> {
 
 /// The small plain archive that follows the base: `/etc/liveiso/id` with the id
 /// of the finished build, `/etc/liveiso/image` with SHA-256 and size of the root
-/// image, by which /init judges one from the network, and, as the very last
+/// image, by which /init judges one from the network, `/etc/liveiso/verity` with the
+/// device mapper's words for its hash tree if it has one, and, as the very last
 /// member, the empty `/.complete`, which is there only if everything before it was.
 ///
 /// # Errors
 /// An id that is not 24 lower-case hex digits, a time cpio cannot hold.
-pub fn id_archive(build_id: &str, image: &FileDigest, timestamp: i64) -> Result<Vec<u8>> {
+pub fn id_archive(
+    build_id: &str,
+    image: &FileDigest,
+    verity: Option<&str>,
+    timestamp: i64,
+) -> Result<Vec<u8>> {
     let is_id = build_id.len() == 24 && build_id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     ensure!(is_id, "build id `{build_id}` is not 24 lower-case hexadecimal digits");
     let mut tree = Tree::new();
@@ -70,6 +76,10 @@ pub fn id_archive(build_id: &str, image: &FileDigest, timestamp: i64) -> Result<
     tree.add_file(b"etc/liveiso/id", id, meta(0o644), origin)?;
     let image = Content::bytes(format!("{} {}\n", image.sha256, image.size));
     tree.add_file(b"etc/liveiso/image", image, meta(0o644), origin)?;
+    if let Some(words) = verity {
+        let words = Content::bytes(format!("{words}\n"));
+        tree.add_file(b"etc/liveiso/verity", words, meta(0o644), origin)?;
+    }
     tree.add_file(b".complete", Content::bytes([]), meta(0o644), origin)?;
     let mut bytes = Vec::new();
     cpio::write_by(&tree, |path| path == b".complete", &mut bytes)?;
@@ -151,7 +161,7 @@ mod tests {
             };
             assert_eq!(sizes, expected);
             let base_len = bytes.len();
-            bytes.extend(id_archive(ID, &image(), 1000).unwrap());
+            bytes.extend(id_archive(ID, &image(), None, 1000).unwrap());
             let (found, parts) = unpack(&bytes).unwrap();
             assert_eq!(parts.len(), 2);
             assert_eq!((parts[1].offset, parts[1].format), (base_len, PartFormat::Plain));
@@ -169,12 +179,12 @@ mod tests {
 
     #[test]
     fn the_last_member_is_the_mark_of_completeness() {
-        let bytes = id_archive(ID, &image(), 1000).unwrap();
+        let bytes = id_archive(ID, &image(), None, 1000).unwrap();
         let place = |name: &[u8]| bytes.windows(name.len()).rposition(|w| w == name).unwrap();
         assert!(place(b".complete\0") > place(b"etc/liveiso/image\0"));
         for id in ["", "0123456789abcdef0123456", "0123456789ABCDEF01234567", "0123456789abcdef0123456/"] {
             let message = format!("build id `{id}` is not 24 lower-case hexadecimal digits");
-            assert_eq!(id_archive(id, &image(), 0).unwrap_err().to_string(), message);
+            assert_eq!(id_archive(id, &image(), None, 0).unwrap_err().to_string(), message);
         }
     }
 

@@ -69,6 +69,7 @@ pub struct RootTable {
     pub compression: Option<Text>,
     pub level: Option<Spanned<i64>>,
     pub block_size: Option<Text>,
+    pub verity: Option<Spanned<bool>>,
 }
 
 /// `[kernel]`
@@ -224,6 +225,7 @@ fn root_table(table: &mut Table) -> RootTable {
         compression: table.string("compression"),
         level: table.integer("level"),
         block_size: table.string("block-size"),
+        verity: table.boolean("verity"),
     }
 }
 

@@ -36,7 +36,7 @@ const KEYS: &[(&str, &[&str])] = &[
         ],
     ),
     ("debian", &["suite", "mirror", "security-mirror", "components", "security", "updates"]),
-    ("root", &["mode", "exclude", "format", "compression", "level", "block-size"]),
+    ("root", &["mode", "exclude", "format", "compression", "level", "block-size", "verity"]),
     ("kernel", &["package"]),
     (
         "initramfs",

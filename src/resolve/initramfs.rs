@@ -9,7 +9,7 @@ use super::value::{bytes_of, choose, without_duplicates};
 use crate::diagnostic::{Diagnostics, Spanned};
 use crate::initramfs::{ModuleList, default_modules, microcode_vendor};
 use crate::plan::{Budget, Compression, Initramfs, InputFile, Layout, Microcode, RootFormat};
-use crate::profile::{BudgetTable, InitramfsTable, Profile, SwitchOrFiles, Text};
+use crate::profile::{BudgetTable, InitramfsTable, Profile, RootTable, SwitchOrFiles, Text};
 
 /// What unpacking may take when the profile does not say: the machine this
 /// program is made for. A resident root is as large as it is.
@@ -55,6 +55,32 @@ pub(super) fn initramfs(
         optional_modules: with_defaults(optional_defaults, optional),
         description: description::description(dir, table.description.as_ref(), diagnostics),
         microcode: microcode(dir, table.microcode.as_ref(), diagnostics),
+    }
+}
+
+/// What opens an image by its hash tree. The device mapper asks for the digest by
+/// name while it is opened, so that no dependency of a module mentions it.
+const VERITY_MODULES: [&str; 2] = ["dm-verity", "sha256_generic"];
+
+/// Adds what `verity` under [root] takes.
+pub(super) fn for_verity(table: &RootTable, initramfs: &mut Initramfs, diagnostics: &mut Diagnostics) {
+    let Some(written) = table.verity.as_ref().filter(|wanted| wanted.value) else {
+        return;
+    };
+    if initramfs.layout == Layout::Resident {
+        diagnostics
+            .error(
+                &written.place,
+                "`verity` checks an image on the medium, but the layout `resident` has none",
+            )
+            .help("remove it, or choose another `layout` under [initramfs]");
+        return;
+    }
+    for name in VERITY_MODULES {
+        initramfs.optional_modules.retain(|optional| optional != name);
+        if !initramfs.modules.iter().any(|module| module == name) {
+            initramfs.modules.push(name.to_string());
+        }
     }
 }
 

@@ -27,6 +27,8 @@ pub enum Blame {
     RootFormat,
     /// `root.compression`
     RootCompression,
+    /// `root.verity`
+    Verity,
     /// A key of `[budget]`.
     Budget(BudgetKey),
 }
@@ -98,6 +100,7 @@ fn place_of<'p>(profile: &'p Profile, blame: &Blame) -> Option<&'p Place> {
         Blame::Microcode => initramfs.microcode.as_ref().map(|m| &m.place),
         Blame::RootFormat => text(&profile.root.format),
         Blame::RootCompression => text(&profile.root.compression),
+        Blame::Verity => profile.root.verity.as_ref().map(|wanted| &wanted.place),
         Blame::Budget(BudgetKey::Initramfs) => text(&profile.budget.initramfs),
         Blame::Budget(BudgetKey::Memory) => text(&profile.budget.memory),
     };

@@ -36,7 +36,7 @@ pub use boot_order::{BOOT_ORDER, boot_order_text};
 pub use debian::ArchiveRequest;
 pub use embedded::{Embedded, EmbeddedKind, airootfs};
 pub use mistake::{Blame, BudgetKey, Mistake, Mistakes, report};
-pub use overlay::input_content;
+pub use overlay::{BUILT_IN, input_content};
 pub use packages::PackageRequest;
 
 /// Layout of the plan this program writes and reads.
@@ -236,7 +236,8 @@ fn draft(dir: &Path, options: &Options, diagnostics: &mut Diagnostics) -> Option
     let boot_order = boot_order::boot_order(dir, diagnostics);
     let root = root::root(&profile.root, mode, file_permissions, boot_order, diagnostics);
     initramfs::check_microcode_component(&profile.initramfs, &request.archive.components, diagnostics);
-    let initramfs = initramfs::initramfs(dir, &profile, root.image.format, diagnostics);
+    let mut initramfs = initramfs::initramfs(dir, &profile, root.image.format, diagnostics);
+    initramfs::for_verity(&profile.root, &mut initramfs, diagnostics);
     let budget = initramfs::budget(&profile.budget, initramfs.layout, diagnostics);
     let efiboot = overlay::efiboot(dir, diagnostics);
     overlay::misnamed(dir, diagnostics);

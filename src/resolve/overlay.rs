@@ -22,9 +22,12 @@ use crate::plan::{InputFile, Overlay, OverlayEntry};
 use crate::profile::read_text;
 use crate::tree::{Content, Name, display_path};
 
+/// What messages call the built-in overlay.
+pub const BUILT_IN: &str = "airootfs (built in)";
+
 /// The built-in overlay, then the profile's, if it has one.
 pub(super) fn overlays(dir: &Path, built_in: &[Embedded], diagnostics: &mut Diagnostics) -> Vec<Overlay> {
-    let mut overlays = vec![Overlay { origin: "airootfs (built in)".to_string(), files: pin(built_in) }];
+    let mut overlays = vec![Overlay { origin: BUILT_IN.to_string(), files: pin(built_in) }];
     if let Some(files) = scan(dir, "airootfs", diagnostics) {
         overlays.push(Overlay { origin: "airootfs (of the profile)".to_string(), files });
     }

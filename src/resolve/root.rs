@@ -30,6 +30,7 @@ pub(super) fn root(
         file_permissions,
         image: image(table, diagnostics),
         boot_order,
+        verity: table.verity.as_ref().is_some_and(|wanted| wanted.value),
     }
 }
 

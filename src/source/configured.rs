@@ -135,6 +135,9 @@ pub fn volatile_paths() -> &'static [&'static str] {
         "/var/lib/dbus/machine-id",
         "/var/lib/systemd/random-seed",
         "/var/lib/urandom/random-seed",
+        // Has ACLs, which squashfs cannot hold; without it journald keeps its journal, capped, in RAM,
+        // which is where it would be anyway.
+        "/var/log/journal",
         // Caches with inode numbers, times or the order of directories inside.
         "/var/cache/ldconfig/aux-cache",
         "/var/cache/apt/*.bin",

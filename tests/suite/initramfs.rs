@@ -56,7 +56,7 @@ fn the_default_initramfs_of_the_686_kernel_is_small_and_sound() {
         assert_eq!(sizes.window, 1 << 20);
         assert!(sizes.modules > 150, "{sizes:?}");
         assert!(sizes.predicted_ram(Arch::I386) <= ram << 20, "{sizes:?}");
-        packed.bytes.extend(id_archive("0123456789abcdef01234567", &image, 1_700_000_000).unwrap());
+        packed.bytes.extend(id_archive("0123456789abcdef01234567", &image, None, 1_700_000_000).unwrap());
         let (unpacked, parts) = unpack(&packed.bytes).unwrap();
         assert_eq!(parts.len(), 2);
         assert_eq!(parts[1].format, PartFormat::Plain);

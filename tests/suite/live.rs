@@ -43,6 +43,7 @@
 
 mod machine;
 mod media;
+mod verity;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};

@@ -38,6 +38,7 @@ fn plan() -> Plan {
                 block_size: 131_072,
             },
             boot_order: Vec::new(),
+            verity: false,
         },
         initramfs: Initramfs {
             compression: Compression::Xz,

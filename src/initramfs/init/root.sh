@@ -28,7 +28,7 @@ mount_live_root() {
 	find_image
 	pause_at media
 	until mount_image; do
-		trouble "the image cannot be mounted: damaged medium, or the kernel lacks its compression"
+		trouble "the image cannot be mounted: $verdict"
 	done
 	start_zram
 	[ "$opt_persistence" ] && part persist && start_persistence
@@ -94,8 +94,15 @@ image_filesystem() {
 
 mount_image() {
 	mkdir -p "$LIVE/ro"
+	verdict="no loop device"
 	attach_loop "$image" || return 1
-	mount -t "$(image_filesystem)" -o ro "$LOOP" "$LIVE/ro" 2>>"$LOG" && return 0
+	VERITY_DEVICE='' verdict="damaged medium, or the kernel lacks its compression"
+	if [ "$opt_root_hash" ] || [ -f /etc/liveiso/verity ]; then
+		part verity
+		open_verity "$LOOP" || { losetup -d "$LOOP"; return 1; }
+	fi
+	mount -t "$(image_filesystem)" -o ro "${VERITY_DEVICE:-$LOOP}" "$LIVE/ro" 2>>"$LOG" && return 0
+	[ "$VERITY_DEVICE" ] && close_verity
 	losetup -d "$LOOP"
 	return 1
 }
@@ -146,6 +153,7 @@ clean_up() {
 	rm -rf "$SEEN" "$ASKED" "$ASKED".*
 	rm -f "$LIVE/lease.sh" "$LIVE/loader" "$LIVE/digest"
 	rmdir "$TRIAL" 2>/dev/null
+	[ "$VERITY_DEVICE" ] && keep_means_to_close
 	log "handing over to $opt_init after $(uptime_seconds) s, MemAvailable $(meminfo MemAvailable) kB"
 }
 
