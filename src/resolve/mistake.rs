@@ -23,6 +23,8 @@ pub enum Blame {
     InitramfsCompression,
     /// `initramfs.microcode`
     Microcode,
+    /// A path in `initramfs.programs`.
+    Program(String),
     /// `root.compression`
     RootCompression,
     /// A key of `[budget]`.
@@ -94,6 +96,10 @@ fn place_of<'p>(profile: &'p Profile, blame: &Blame) -> Option<&'p Place> {
         }
         Blame::InitramfsCompression => text(&initramfs.compression),
         Blame::Microcode => initramfs.microcode.as_ref().map(|m| &m.place),
+        Blame::Program(path) => {
+            let written = initramfs.programs.iter().flat_map(|list| &list.value);
+            written.into_iter().find(|program| program.value == *path).map(|program| &program.place)
+        }
         Blame::RootCompression => text(&profile.root.compression),
         Blame::Budget(BudgetKey::Initramfs) => text(&profile.budget.initramfs),
         Blame::Budget(BudgetKey::Memory) => text(&profile.budget.memory),
