@@ -4,11 +4,12 @@
 //! lib/liveiso/hooks/STAGE/NN-NAME   the scripts, numbered in their order
 //! lib/liveiso/hook.sh               what they may call
 //! lib/liveiso/nbd.sh, luks.sh       where the programs are there
+//! lib/liveiso/nfs.sh                where the module is there
 //! ```
 
 use anyhow::{Context, Result};
 
-use super::{HOOK, LUKS, NBD};
+use super::{HOOK, LUKS, NBD, NFS};
 use crate::plan::Plan;
 use crate::resolve::input_content;
 use crate::tree::{Content, Meta, Tree};
@@ -21,7 +22,8 @@ pub fn add_hooks(plan: &Plan, tree: &mut Tree) -> Result<()> {
     let hooks = &plan.initramfs.hooks;
     let has = |name: &str| ["bin", "sbin", "usr/bin", "usr/sbin"].iter().any(|dir| has_file(tree, dir, name));
     let (nbd, luks) = (has("nbd-client"), has("cryptsetup"));
-    let parts = [(HOOK, nbd || luks || !hooks.is_empty()), (NBD, nbd), (LUKS, luks)];
+    let nfs = tree.walk().any(|entry| entry.path.ends_with(b"/fs/nfs/nfs.ko"));
+    let parts = [(NFS, nfs), (HOOK, nbd || luks || !hooks.is_empty()), (NBD, nbd), (LUKS, luks)];
     let meta = Meta { mtime: plan.timestamp, ..Meta::mode(0o644) };
     let origin = tree.add_origin("initramfs");
     for ((path, text), _) in parts.iter().filter(|(_, wanted)| *wanted) {

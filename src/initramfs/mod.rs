@@ -59,4 +59,5 @@ pub const INIT: &[(&str, &[u8])] = &[
 /// Parts that only some initramfs have use for.
 const HOOK: (&str, &[u8]) = ("lib/liveiso/hook.sh", include_bytes!("init/hook.sh"));
 const NBD: (&str, &[u8]) = ("lib/liveiso/nbd.sh", include_bytes!("init/nbd.sh"));
+const NFS: (&str, &[u8]) = ("lib/liveiso/nfs.sh", include_bytes!("init/nfs.sh"));
 const LUKS: (&str, &[u8]) = ("lib/liveiso/luks.sh", include_bytes!("init/luks.sh"));

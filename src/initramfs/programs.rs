@@ -80,7 +80,8 @@ impl Copy<'_> {
         for library in needs.libraries {
             if self.done.insert(library.clone()) {
                 let found = self.find(&library, &needs.directories);
-                let found = found.with_context(|| format!("/{name} needs {library}, which no package has"))?;
+                let found =
+                    found.with_context(|| format!("/{name} needs {library}, which no package has"))?;
                 self.add_found(&format!("lib/{library}"), &found)?;
             }
         }
@@ -133,4 +134,110 @@ fn needs(content: &Content) -> Result<Needs> {
     let runpath = dynamic.runpath.map(text).transpose()?.unwrap_or_default();
     needs.directories = runpath.split(':').filter(|dir| dir.starts_with('/')).map(str::to_string).collect();
     Ok(needs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::initramfs::base::tests::plan;
+    use crate::kmod::testing::{Bits, program};
+    use crate::tree::listing;
+
+    /// A merged root: the program needs a library beside it, which needs one in a directory of its own.
+    fn packages() -> Tree {
+        let mut tree = Tree::new();
+        let origin = tree.add_origin("package p");
+        let mut file = |path: &str, bytes: Vec<u8>, mode| {
+            tree.add_file(path.as_bytes(), Content::bytes(bytes), Meta::mode(mode), origin).unwrap();
+        };
+        let (bits, ld) = (Bits::Elf32, "/lib/ld.so.2");
+        file("usr/sbin/tool", program(bits, ld, &["liba.so.1", "libc.so.6"], None), 0o4755);
+        file(
+            "usr/lib/i386-linux-gnu/liba.so.1.0",
+            program(bits, ld, &["libp.so", "libc.so.6"], Some("/usr/lib/p:$ORIGIN")),
+            0o644,
+        );
+        file("usr/lib/p/libp.so", program(bits, ld, &[], None), 0o644);
+        file("usr/lib/i386-linux-gnu/libc.so.6", program(bits, ld, &[], None), 0o755);
+        file("usr/lib/i386-linux-gnu/ld-2.so", program(bits, ld, &[], None), 0o755);
+        file("usr/bin/lost", program(bits, ld, &["libz.so.1"], None), 0o755);
+        file("etc/tool.conf", b"plain".to_vec(), 0o600);
+        for (name, target) in [
+            ("lib", "usr/lib"),
+            ("sbin", "usr/sbin"),
+            ("usr/sbin/alias", "tool"),
+            ("usr/lib/ld.so.2", "i386-linux-gnu/ld-2.so"),
+            ("usr/lib/i386-linux-gnu/liba.so.1", "liba.so.1.0"),
+        ] {
+            tree.add_symlink(name.as_bytes(), target.as_bytes(), Meta::default(), origin).unwrap();
+        }
+        tree
+    }
+
+    fn added(programs: &[&str]) -> Result<Tree> {
+        let mut plan = plan("i386", &[]);
+        plan.initramfs.programs = programs.iter().map(|path| path.to_string()).collect();
+        let mut tree = Tree::new();
+        add_programs(&plan, &packages(), &mut tree)?;
+        Ok(tree)
+    }
+
+    #[test]
+    fn programs_come_with_their_libraries() {
+        let tree = added(&["/sbin/tool", "/usr/sbin/alias", "/etc/tool.conf"]).unwrap();
+        let listing = listing(&tree).unwrap();
+        let shown: String =
+            listing.lines().map(|line| format!("{}\n", line.split(" mtime").next().unwrap())).collect();
+        let expected = "\
+dir / 0755 0 0
+dir /etc 0755 0 0
+file /etc/tool.conf 0600 0 0
+dir /lib 0755 0 0
+file /lib/ld.so.2 0755 0 0
+file /lib/liba.so.1 0644 0 0
+file /lib/libc.so.6 0755 0 0
+file /lib/libp.so 0644 0 0
+dir /sbin 0755 0 0
+file /sbin/tool 0755 0 0
+dir /usr 0755 0 0
+dir /usr/sbin 0755 0 0
+link /usr/sbin/alias /sbin/tool
+";
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let error = |programs| format!("{:#}", added(programs).unwrap_err());
+        assert_eq!(
+            error(&["/usr/bin/none", "/etc"]),
+            "no package of the root has the program `/usr/bin/none`; add its package to `packages`, or correct the path\n\
+             no package of the root has the program `/etc`; add its package to `packages`, or correct the path"
+        );
+        assert_eq!(
+            error(&["/usr/bin/lost"]),
+            "adding /usr/bin/lost to the initramfs: /usr/bin/lost needs libz.so.1, which no package has"
+        );
+    }
+
+    /// 64-bit ones too; a name outside the string table is an error.
+    #[test]
+    fn needs_are_read_from_the_dynamic_section() {
+        for bits in [Bits::Elf32, Bits::Elf64] {
+            let bytes = program(bits, "/lib64/ld.so", &["a.so", "b.so"], Some("/x::/y"));
+            let found = needs(&Content::bytes(bytes.clone())).unwrap();
+            assert_eq!(found.interpreter.as_deref(), Some("/lib64/ld.so"));
+            assert_eq!(
+                (found.libraries, found.directories),
+                (vec!["a.so".into(), "b.so".into()], vec!["/x".into(), "/y".into()])
+            );
+            for at in 0..bytes.len() {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= 0xff;
+                // Any answer will do, but one.
+                let _ = needs(&Content::bytes(damaged));
+                let _ = needs(&Content::bytes(bytes[..at].to_vec()));
+            }
+        }
+    }
 }

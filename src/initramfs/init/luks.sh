@@ -9,10 +9,11 @@ KEY_WAIT=20
 # open_luks DEVICE NAME [LABEL:/FILE]: sets $found to /dev/mapper/NAME.
 open_luks() {
 	local key="${opt_key:-$3}" tries=3
-	[ -b "/dev/mapper/$2" ] && found=/dev/mapper/$2 && return 0
+	found=/dev/mapper/$2
+	[ -b "$found" ] && return 0
 	load dm-crypt
 	cryptsetup isLuks "$1" 2>>"$LOG" || fail "$1 holds no LUKS container"
-	case $key in *:/*) open_with_stick "$1" "$2" "${key%%:*}" "${key#*:}" && return 0 ;; esac
+	case $key in *:/*) (open_with_stick "$1" "$2" "${key%%:*}" "${key#*:}") && return 0 ;; esac
 	while [ "$tries" -gt 0 ]; do
 		tries=$((tries - 1))
 		ask_secret "Passphrase for $2:"
@@ -47,5 +48,5 @@ open_with_stick() {
 
 # Key file - is standard input. Read-only devices make read-only mappings.
 unlock() {
-	cryptsetup open --type luks --key-file "$3" "$1" "$2" >>"$LOG" 2>&1 && found=/dev/mapper/$2
+	cryptsetup open --type luks --key-file "$3" "$1" "$2" >>"$LOG" 2>&1
 }

@@ -86,9 +86,16 @@ find_image() {
 }
 
 find_image_on_medium() {
-	until find_medium; do
-		trouble "the medium of this build was not found in $opt_timeout s" look_again && break
-	done
+	if [ "$opt_nfs" ]; then
+		verdict="this initramfs has no module nfs"
+		until [ -f "$LIBRARY/nfs.sh" ] && part network && part nfs && mount_nfs; do
+			trouble "NFS: $verdict"
+		done
+	else
+		until find_medium; do
+			trouble "the medium of this build was not found in $opt_timeout s" look_again && break
+		done
+	fi
 	stop_plugging
 	say "medium: $medium_name, after $(uptime_seconds) s"
 	cp "$MEDIUM/.disk/info" "$LIVE/info" 2>/dev/null
