@@ -267,6 +267,47 @@ pub struct Initramfs {
     /// Processor microcode in an archive of its own, in front.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub microcode: Option<Microcode>,
+    /// Files of the root's packages, by absolute path, that go in with the libraries they need.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub programs: Vec<String>,
+    /// The profile's own steps of /init, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<Hook>,
+}
+
+/// A shell script that /init runs at one of its stages.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Hook {
+    /// When.
+    pub stage: HookStage,
+    /// Its name in messages: that of the file.
+    pub name: String,
+    /// The script.
+    pub content: InputFile,
+}
+
+/// The stages of /init a profile can add to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HookStage {
+    /// Before the medium is looked for.
+    Media,
+    /// The image is mounted; before the writable layer is.
+    Mount,
+    /// The new root is complete; before it takes over.
+    Bottom,
+}
+
+impl HookStage {
+    /// As in the profile and in the initramfs.
+    pub fn name(self) -> &'static str {
+        match self {
+            HookStage::Media => "media",
+            HookStage::Mount => "mount",
+            HookStage::Bottom => "bottom",
+        }
+    }
 }
 
 /// What an initramfs is made of.
@@ -357,7 +398,7 @@ impl Initramfs {
             Some(Microcode::Files { files }) => files.as_mut_slice(),
             _ => &mut [],
         };
-        described.chain(microcode)
+        described.chain(microcode).chain(self.hooks.iter_mut().map(|hook| &mut hook.content))
     }
 }
 

@@ -34,6 +34,8 @@ struct Inputs<'p> {
     names: [&'p str; 3],
     initramfs: &'p Initramfs,
     packages: [Vec<&'p str>; 2],
+    /// Digests of the root's packages, where programs come from them.
+    programs: Vec<&'p str>,
     /// Digest of the root image and its compression, where they matter.
     root: Option<&'p str>,
     root_compression: crate::plan::Compression,
@@ -53,19 +55,28 @@ pub fn stage(plan: &Plan, identity: &Plan, cache: &Cache, root: Option<&StageOut
         names: [&plan.install_dir, &plan.iso_label, image],
         initramfs: &identity.initramfs,
         packages: [digests(&plan.packages.kernel), digests(&plan.packages.initramfs)],
+        programs: match identity.initramfs.programs.is_empty() {
+            true => Vec::new(),
+            false => digests(&plan.packages.root),
+        },
         root: root.map(|root| root.digest(image).sha256.as_str()),
         root_compression: plan.root.image.compression,
     };
     cache.stage("initramfs", &inputs, |dir| {
         let kernel = source::unpacked_tree(cache, plan.arch, &plan.packages.kernel)?;
         let packages = source::unpacked_tree(cache, plan.arch, &plan.packages.initramfs)?;
+        // Kept apart from the base's packages: these give single programs only.
+        let programs = match identity.initramfs.programs.is_empty() {
+            true => Tree::new(),
+            false => source::unpacked_tree(cache, plan.arch, &plan.packages.root)?,
+        };
         let mut notes = String::new();
         let image = match root {
             Some(root) => {
                 let work = cache.work_dir()?;
                 resident(plan, &kernel, root, &work.path, &mut notes)?
             }
-            None => searching(plan, &kernel, &packages)?,
+            None => searching(plan, &kernel, &packages, &programs)?,
         };
         let mut bytes = initramfs::microcode_archive(plan, &packages).context("packing the microcode")?;
         let microcode = bytes.len() as u64;
@@ -80,9 +91,11 @@ pub fn stage(plan: &Plan, identity: &Plan, cache: &Cache, root: Option<&StageOut
 }
 
 /// /init with its modules, plain or squashed.
-fn searching(plan: &Plan, kernel: &Tree, packages: &Tree) -> Result<initramfs::Packed> {
+fn searching(plan: &Plan, kernel: &Tree, packages: &Tree, programs: &Tree) -> Result<initramfs::Packed> {
     let mut tree =
         initramfs::base_tree(plan, kernel, packages, initramfs::INIT).context("making the initramfs tree")?;
+    initramfs::add_programs(plan, programs, &mut tree)?;
+    initramfs::add_hooks(plan, &mut tree)?;
     initramfs::add_description(plan, &mut tree)?;
     initramfs::check_kernel(plan, kernel, &tree).context("comparing the kernel with what the image needs")?;
     let compression = plan.initramfs.compression;

@@ -13,6 +13,7 @@
 
 mod base;
 mod description;
+mod hooks;
 mod ioctl;
 mod kernel_config;
 mod kernel_format;
@@ -20,18 +21,21 @@ mod microcode;
 mod modprobe;
 mod module_list;
 mod pack;
+mod programs;
 mod resident;
 mod sizes;
 mod squashed;
 
 pub use base::base_tree;
 pub use description::add_description;
+pub use hooks::add_hooks;
 pub use ioctl::ioctl_program;
 pub use kernel_config::check_kernel;
 pub use kernel_format::{Part, PartFormat, unpack};
 pub use microcode::{Vendor, microcode_archive, microcode_vendor};
 pub use module_list::{ModuleList, default_modules};
 pub use pack::{Packed, id_archive, pack};
+pub use programs::add_programs;
 pub use resident::make_resident;
 pub use sizes::Sizes;
 pub use squashed::squash;
@@ -54,3 +58,9 @@ pub const INIT: &[(&str, &[u8])] = &[
     ("lib/liveiso/verify.sh", include_bytes!("init/verify.sh")),
     ("lib/liveiso/verity.sh", include_bytes!("init/verity.sh")),
 ];
+
+/// Parts that only some initramfs have use for.
+const HOOK: (&str, &[u8]) = ("lib/liveiso/hook.sh", include_bytes!("init/hook.sh"));
+const NBD: (&str, &[u8]) = ("lib/liveiso/nbd.sh", include_bytes!("init/nbd.sh"));
+const NFS: (&str, &[u8]) = ("lib/liveiso/nfs.sh", include_bytes!("init/nfs.sh"));
+const LUKS: (&str, &[u8]) = ("lib/liveiso/luks.sh", include_bytes!("init/luks.sh"));

@@ -17,8 +17,13 @@ impl std::fmt::Display for ElfError {
 impl std::error::Error for ElfError {}
 
 const SHT_SYMTAB: u32 = 2;
+const SHT_DYNAMIC: u32 = 6;
 const SHT_NOBITS: u32 = 8;
 const PT_INTERP: u32 = 3;
+const DT_NULL: u32 = 0;
+const DT_NEEDED: u32 = 1;
+const DT_RPATH: u32 = 15;
+const DT_RUNPATH: u32 = 29;
 
 /// An ELF file in memory, its headers checked.
 #[derive(Debug)]
@@ -27,6 +32,15 @@ pub struct Elf<'a> {
     class: Class,
     sections: Vec<Section<'a>>,
     machine: u16,
+}
+
+/// Names in a dynamic section (gABI, chapter 5).
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Dynamic<'a> {
+    /// Libraries by name, in the order of searching.
+    pub needed: Vec<&'a [u8]>,
+    /// Directories to look into first, with colons between them.
+    pub runpath: Option<&'a [u8]>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +116,34 @@ impl<'a> Elf<'a> {
             }
         }
         Ok(false)
+    }
+
+    /// The dynamic loader the program asks for.
+    pub fn interpreter(&self) -> Option<&'a [u8]> {
+        self.section(".interp").map(|path| path.split(|b| *b == 0).next().unwrap_or_default())
+    }
+
+    /// What the dynamic section says about libraries; empty for static programs.
+    ///
+    /// # Errors
+    /// Names that do not lie in the section's string table.
+    pub fn dynamic(&self) -> Result<Dynamic<'a>, ElfError> {
+        let mut dynamic = Dynamic::default();
+        let Some(section) = self.sections.iter().find(|s| s.kind == SHT_DYNAMIC) else { return Ok(dynamic) };
+        let strings = self.sections.get(section.link as usize).map_or(&[][..], |s| s.data);
+        // Entries are pairs of words; strings lie below 4 GiB in either class.
+        let (entry_len, value_at) = if self.class == Class::Elf32 { (8, 4) } else { (16, 8) };
+        for entry in section.data.chunks_exact(entry_len) {
+            let (tag, value) = (u32_at(entry, 0), u32_at(entry, value_at));
+            let string = |at: Option<u32>| c_string(strings, at.unwrap_or(u32::MAX) as usize).ok_or(OUTSIDE);
+            match tag {
+                Some(DT_NULL) => break,
+                Some(DT_NEEDED) => dynamic.needed.push(string(value)?),
+                Some(DT_RPATH | DT_RUNPATH) => dynamic.runpath = Some(string(value)?),
+                _ => {}
+            }
+        }
+        Ok(dynamic)
     }
 
     fn read_sections(&mut self) -> Result<(), ElfError> {

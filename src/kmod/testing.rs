@@ -49,15 +49,36 @@ pub(crate) fn ko(bits: Bits, modinfo: &[(&str, &str)], exports: &[&str]) -> Vec<
         symbols.extend(vec![0; if bits == Bits::Elf32 { 12 } else { 20 }]);
         names.extend(format!("__ksymtab_{name}\0").into_bytes());
     }
-    let section_names = b"\0.modinfo\0.symtab\0.strtab\0.shstrtab\0";
-    // Name offset, type, link, data.
-    let sections: [(u32, u32, u32, &[u8]); 5] = [
-        (0, 0, 0, b""),
-        (1, 1, 0, modinfo.as_bytes()),
-        (10, 2, 3, &symbols),
-        (18, 3, 0, &names),
-        (26, 3, 0, section_names),
-    ];
+    let modinfo = (".modinfo", 1, 0, modinfo.as_bytes());
+    elf(bits, &[modinfo, (".symtab", 2, 3, &symbols), (".strtab", 3, 0, &names)])
+}
+
+/// A dynamically linked program: its loader, what it needs, where that may lie.
+pub(crate) fn program(bits: Bits, interpreter: &str, needed: &[&str], runpath: Option<&str>) -> Vec<u8> {
+    let (mut dynamic, mut names) = (Vec::new(), vec![0]);
+    let tags = needed.iter().map(|name| (1, *name)).chain(runpath.map(|path| (29, path)));
+    for (tag, name) in tags {
+        dynamic.extend([bits.word(tag), bits.word(names.len())].concat());
+        names.extend(format!("{name}\0").into_bytes());
+    }
+    // DT_NULL, and what is behind it does not count.
+    dynamic.extend([bits.word(0), bits.word(0), bits.word(1), bits.word(9999)].concat());
+    let interpreter = format!("{interpreter}\0");
+    let interpreter = (".interp", 1, 0, interpreter.as_bytes());
+    elf(bits, &[interpreter, (".dynamic", 6, 3, &dynamic), (".dynstr", 3, 0, &names)])
+}
+
+/// Three sections: name, type, link, data; an empty one in front, the names behind.
+fn elf(bits: Bits, three: &[(&str, u32, u32, &[u8]); 3]) -> Vec<u8> {
+    let mut section_names = vec![0];
+    let mut sections: Vec<(u32, u32, u32, &[u8])> = vec![(0, 0, 0, b"")];
+    for (name, kind, link, data) in three {
+        sections.push((section_names.len() as u32, *kind, *link, data));
+        section_names.extend(format!("{name}\0").into_bytes());
+    }
+    let own_name = section_names.len() as u32;
+    section_names.extend(b".shstrtab\0");
+    sections.push((own_name, 3, 0, &section_names));
     let mut file = vec![0; if bits == Bits::Elf32 { 52 } else { 64 }];
     let mut headers = Vec::new();
     for (name, kind, link, data) in sections {

@@ -90,6 +90,17 @@ pub struct InitramfsTable {
     pub layout: Option<Text>,
     pub description: Option<Text>,
     pub microcode: Option<Spanned<SwitchOrFiles>>,
+    pub programs: Option<Spanned<Vec<Text>>>,
+    pub hooks: HooksTable,
+}
+
+/// `[initramfs.hooks]`
+#[derive(Clone, Debug, Default)]
+#[allow(missing_docs, reason = "as in Profile")]
+pub struct HooksTable {
+    pub media: Option<Spanned<Vec<Text>>>,
+    pub mount: Option<Spanned<Vec<Text>>>,
+    pub bottom: Option<Spanned<Vec<Text>>>,
 }
 
 /// `true`, `false`, or names of files.
@@ -238,6 +249,16 @@ fn initramfs_table(table: &mut Table) -> InitramfsTable {
         layout: table.string("layout"),
         description: table.string("description"),
         microcode: table.switch_or_files("microcode"),
+        programs: table.strings("programs"),
+        hooks: table.table("hooks", hooks_table).unwrap_or_default(),
+    }
+}
+
+fn hooks_table(table: &mut Table) -> HooksTable {
+    HooksTable {
+        media: table.strings("media"),
+        mount: table.strings("mount"),
+        bottom: table.strings("bottom"),
     }
 }
 

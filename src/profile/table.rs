@@ -48,8 +48,11 @@ const KEYS: &[(&str, &[&str])] = &[
             "optional-modules",
             "description",
             "microcode",
+            "programs",
+            "hooks",
         ],
     ),
+    ("initramfs.hooks", &["media", "mount", "bottom"]),
     ("boot", &["title", "timeout", "kernel-parameters", "serial"]),
     ("budget", &["initramfs", "memory"]),
 ];
@@ -166,7 +169,8 @@ impl<'i, 'd> Table<'i, 'd> {
             self.wrong_type(&format!("`{key}`"), "a table", &entry.value, entry.span);
             return None;
         };
-        let mut inner = Table::new(key, table, self.file, self.diagnostics);
+        let name = if self.name.is_empty() { key } else { path_of(self.name, key) };
+        let mut inner = Table::new(name, table, self.file, self.diagnostics);
         let value = read(&mut inner);
         inner.finish();
         Some(value)
@@ -216,6 +220,12 @@ impl<'i, 'd> Table<'i, 'd> {
             }
         }
     }
+}
+
+/// The name of a table in a table.
+fn path_of(outer: &str, key: &'static str) -> &'static str {
+    let is_it = |name: &str| name.strip_prefix(outer).and_then(|rest| rest.strip_prefix('.')) == Some(key);
+    KEYS.iter().map(|(name, _)| *name).find(|name| is_it(name)).unwrap_or(key)
 }
 
 fn keys_of(table: &str) -> &'static [&'static str] {

@@ -5,6 +5,7 @@ use std::path::Path;
 use globset::GlobBuilder;
 
 use super::description::{self, pin};
+use super::hooks;
 use super::value::{bytes_of, choose, without_duplicates};
 use crate::diagnostic::{Diagnostics, Spanned};
 use crate::initramfs::{ModuleList, default_modules, microcode_vendor};
@@ -55,6 +56,8 @@ pub(super) fn initramfs(
         optional_modules: with_defaults(optional_defaults, optional),
         description: description::description(dir, table.description.as_ref(), diagnostics),
         microcode: microcode(dir, table.microcode.as_ref(), diagnostics),
+        programs: hooks::programs(table.programs.as_ref(), diagnostics),
+        hooks: hooks::hooks(dir, &table.hooks, layout.unwrap_or_default(), diagnostics),
     }
 }
 

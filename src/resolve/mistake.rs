@@ -25,6 +25,8 @@ pub enum Blame {
     Microcode,
     /// `root.format`
     RootFormat,
+    /// A path in `initramfs.programs`.
+    Program(String),
     /// `root.compression`
     RootCompression,
     /// `root.verity`
@@ -99,6 +101,10 @@ fn place_of<'p>(profile: &'p Profile, blame: &Blame) -> Option<&'p Place> {
         Blame::InitramfsCompression => text(&initramfs.compression),
         Blame::Microcode => initramfs.microcode.as_ref().map(|m| &m.place),
         Blame::RootFormat => text(&profile.root.format),
+        Blame::Program(path) => {
+            let written = initramfs.programs.iter().flat_map(|list| &list.value);
+            written.into_iter().find(|program| program.value == *path).map(|program| &program.place)
+        }
         Blame::RootCompression => text(&profile.root.compression),
         Blame::Verity => profile.root.verity.as_ref().map(|wanted| &wanted.place),
         Blame::Budget(BudgetKey::Initramfs) => text(&profile.budget.initramfs),

@@ -11,6 +11,7 @@ mod boot_order;
 mod debian;
 mod description;
 mod embedded;
+mod hooks;
 mod image;
 mod initramfs;
 mod iso;

@@ -47,6 +47,8 @@ fn plan() -> Plan {
             layout: Layout::Plain,
             description: Vec::new(),
             microcode: None,
+            programs: Vec::new(),
+            hooks: Vec::new(),
         },
         boot: Boot {
             bootmodes: vec![BootMode::BiosSyslinux, BootMode::UefiGrub],

@@ -358,7 +358,7 @@ fn a_profile_that_cannot_be_read_says_why() {
 
 #[test]
 fn the_profiles_in_the_repository_are_sound() {
-    for name in ["rescue", "tiny"] {
+    for name in ["nbd-luks", "rescue", "tiny"] {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles").join(name);
         let mut diagnostics = Diagnostics::default();
         liveiso::resolve::check(&dir, &Options::new(None), &mut diagnostics);

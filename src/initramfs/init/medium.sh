@@ -31,9 +31,24 @@ find_medium() {
 look_round() {
 	local device
 	for device in $(candidates); do
-		probed "$device" && judge "$device" && return 0
+		probed "$device" && partitions_judged "$device" && judge "$device" && return 0
 	done
 	return 1
+}
+
+# Partitions may answer later than their disk. Once that is mounted whole nobody
+# can open them any more, not even for the changes on one of them: so a disk waits
+# for its partitions, up to ten seconds for those that cannot be read.
+partitions_judged() {
+	local name="${1##*/}" path since
+	for path in "/sys/class/block/$name/$name"*; do
+		[ -e "$path/partition" ] || continue
+		[ -e "$SEEN/${path##*/}.verdict" ] && continue
+		[ -e "$SEEN/$name.since" ] || uptime_seconds >"$SEEN/$name.since"
+		read -r since <"$SEEN/$name.since"
+		[ $(($(uptime_seconds) - since)) -ge 10 ] || return 1
+	done
+	return 0
 }
 
 # Device nodes in the order of trying: what the command line or Ventoy names,
@@ -41,7 +56,7 @@ look_round() {
 candidates() {
 	local device
 	{
-		for device in "$(named_device "${LIVE_MEDIA:-$LIVEMEDIA}")" "$(named_device "$opt_device")" "$(named_device "$opt_iso_device")"; do
+		for device in "$(named_device "${LIVE_MEDIA:-$LIVEMEDIA}")" "$(named_device "$opt_device")" "$(named_device "$opt_iso_device")" $(cat "$LIVE/offered" 2>/dev/null); do
 			[ -b "$device" ] && echo "0 $device"
 		done
 		for device in /sys/class/block/*; do

@@ -117,7 +117,7 @@ changes_size() {
 
 say_plan() {
 	local place="image on the medium" changes
-	case $image in "$MEDIUM"/*) ;; *) place="image in RAM ($(mib "$(file_kb "$image")") MiB)" ;; esac
+	case $image in /dev/*) place="image on $image" ;; "$MEDIUM"/*) ;; *) place="image in RAM ($(mib "$(file_kb "$image")") MiB)" ;; esac
 	changes="changes in RAM up to $(mib "$(df -k "$LIVE/rw" | awk 'END { print $(NF - 4) }')") MiB"
 	[ "$persistence" = rw ] && changes="changes kept on $persistence_name"
 	[ "$persistence" = ro ] && changes="$changes over those on $persistence_name"

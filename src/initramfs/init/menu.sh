@@ -1,5 +1,5 @@
 #!/bin/sh
-# The menu of one console: menu.sh menu|shell CONSOLE LIVE_DIRECTORY
+# The menu of one console: menu.sh menu|shell|secret CONSOLE LIVE_DIRECTORY
 #
 # Started as a session of its own, so opening the console makes it the
 # controlling terminal and the shell below it has job control. Answers go to
@@ -22,6 +22,16 @@ shell() {
 if [ "$what" = shell ]; then
 	shell
 	echo continue >"$live/answers"
+	exit
+fi
+
+if [ "$what" = secret ]; then
+	trap 'stty echo; echo; exit' HUP EXIT
+	stty -echo
+	printf '%s' "$(cat "$live/question") "
+	# Nobody can answer on a console that ends at once.
+	IFS= read -r key || exec sleep 3600
+	printf '%s\n' "$key" >"$live/answers"
 	exit
 fi
 

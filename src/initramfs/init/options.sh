@@ -7,7 +7,7 @@
 opt_quiet='' opt_debug='' opt_loglevel='' opt_break='' opt_timeout=60
 opt_device='' opt_iso='' opt_iso_device='' opt_any_build=''
 opt_toram=auto opt_verify='' opt_rw_size=auto opt_zram=auto
-opt_persistence='' opt_net='' opt_root_hash=''
+opt_persistence='' opt_net='' opt_nbd='' opt_nfs='' opt_key='' opt_root_hash=''
 opt_modules='' opt_blacklist='' opt_init=/sbin/init opt_init_args=''
 
 # The words of $1, one a line. As in the kernel a double quote protects blanks,
@@ -56,6 +56,9 @@ read_option() {
 	persistence=* | liveiso.persistence=*) opt_persistence=$(persistence_mode "$value") ;;
 	persistence-read-only) opt_persistence=ro ;;
 	liveiso.net=* | fetch=* | archiso_http_srv=*) opt_net=$value ;;
+	liveiso.nbd=* | nbdroot=* | netroot=nbd:* | root=nbd:*) opt_nbd=$value ;;
+	liveiso.nfs=* | nfsroot=*:/* | archiso_nfs_srv=*) opt_nfs=$value ;;
+	liveiso.key=*) opt_key=$value ;;
 	verify | checksum | liveiso.verify | verify-checksums | rd.live.check) opt_verify=y ;;
 	verify=* | checksum=*) opt_verify=$(yes_or_no "$value") ;;
 	liveiso.verity=* | roothash=* | dm-verity-root-hash=*) opt_root_hash=$value ;;

@@ -8,8 +8,10 @@
 # Before it is used its superblock says whether it was closed cleanly; if not,
 # e2fsck repairs it, where the initramfs has one. Without, changes stay in RAM
 # for this time and a message says why: persistence=replay lets the kernel
-# replay the journal. persistence=ro never writes. Left out: LUKS, whose
-# cryptsetup is several MB of libraries.
+# replay the journal. persistence=ro never writes.
+#
+# A LUKS 2 container with that label is unlocked first, where the initramfs has
+# cryptsetup (the profile's `programs`): see luks.sh.
 # shellcheck shell=sh disable=SC3043,SC2034,SC2154
 
 CHANGES_LABEL=liveiso-changes
@@ -20,7 +22,8 @@ LEAST_FREE_KB=4096
 start_persistence() {
 	local reason=''
 	persistence='' persistence_name=''
-	find_changes || reason="no partition labelled $CHANGES_LABEL and no /$INSTALL_DIR/changes.ext4 on the medium"
+	find_changes || reason="$verdict"
+	[ "$reason" = none ] && reason="no partition labelled $CHANGES_LABEL and no /$INSTALL_DIR/changes.ext4 on the medium"
 	[ "$medium_device" ] || reason="the medium was let go, or is an ISO file on someone's disk"
 	[ "$reason" ] || if [ "$opt_persistence" = ro ]; then
 		mount_changes_ro || reason="$verdict"
@@ -35,15 +38,40 @@ start_persistence() {
 # Device or file with the changes in $changes, its name for people in $persistence_name.
 find_changes() {
 	local disk path
+	verdict=none
 	disk=$(readlink -f "/sys/class/block/${medium_device##*/}")
 	[ -e "$disk/partition" ] && disk=${disk%/*}
 	for path in "$disk"/*/partition; do
 		path=${path%/partition}
 		changes=/dev/${path##*/} persistence_name=$changes
+		if [ "$(luks_label "$changes")" = "$CHANGES_LABEL" ]; then
+			unlock_changes
+			return
+		fi
 		read_superblock "$changes" && [ "$changes_label" = "$CHANGES_LABEL" ] && return 0
 	done
 	changes=$MEDIUM/$INSTALL_DIR/changes.ext4 persistence_name=/$INSTALL_DIR/changes.ext4
 	[ -f "$changes" ] && read_superblock "$changes"
+}
+
+# The label in a LUKS 2 header: magic and version at 0, label at 24.
+luks_label() {
+	[ "$(dd if="$1" bs=8 count=1 2>/dev/null | hexdump -v -e '/1 "%02x"')" = 4c554b53babe0002 ] &&
+		dd if="$1" bs=8 skip=3 count=6 2>/dev/null | tr -d '\0'
+}
+
+# In a child, because what fails in luks.sh ends the shell.
+unlock_changes() {
+	verdict="$changes is encrypted, and this initramfs has no cryptsetup"
+	[ -f "$LIBRARY/luks.sh" ] || return 1
+	(part hook && part luks && open_luks "$changes" "$CHANGES_LABEL") || {
+		verdict=$(cat "$LIVE/verdict")
+		return 1
+	}
+	changes=/dev/mapper/$CHANGES_LABEL
+	read_superblock "$changes" && return 0
+	verdict="$persistence_name holds no ext file system"
+	return 1
 }
 
 # Label and state of the ext file system in $1. Offsets from 1024: magic 56,

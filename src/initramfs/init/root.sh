@@ -25,12 +25,14 @@ mountroot() {
 mount_live_root() {
 	local persistence='' persistence_name=''
 	medium_device=''
+	run_hooks media
 	find_image
 	pause_at media
 	until mount_image; do
 		trouble "the image cannot be mounted: $verdict"
 	done
 	start_zram
+	run_hooks mount
 	[ "$opt_persistence" ] && part persist && start_persistence
 	until mount_overlay; do
 		trouble "the writable root cannot be mounted"
@@ -40,12 +42,32 @@ mount_live_root() {
 	until init_exists; do
 		trouble "$opt_init is not a program in the image"
 	done
+	run_hooks bottom
 	pause_at bottom
 	clean_up
 }
 
-# Sets $image: in the initramfs, from the network, or on (or from) the medium.
+# The profile's own steps at stage $1, each in a child; what fails can be tried again.
+run_hooks() {
+	local hook
+	for hook in "$LIBRARY/hooks/$1"/*; do
+		[ -f "$hook" ] || continue
+		say "hook ${hook##*/}"
+		until (part hook && run_hook "$hook"); do
+			trouble "hook ${hook##*/}: $(cat "$LIVE/verdict")"
+		done
+	done
+	[ "$1" = media ] && [ "$opt_nbd" ] || return 0
+	echo "there is no nbd-client in this initramfs" >"$LIVE/verdict"
+	until (part hook && part nbd && nbd_from_command_line); do
+		trouble "network block device: $(cat "$LIVE/verdict")"
+	done
+}
+
+# Sets $image: in the initramfs, from the network, a device that a hook offered,
+# or on (or from) the medium.
 find_image() {
+	image=''
 	# shellcheck disable=SC2153 # IMAGE is the builder's word
 	if [ -f "/$INSTALL_DIR/$IMAGE" ]; then
 		image=/$INSTALL_DIR/$IMAGE
@@ -56,15 +78,24 @@ find_image() {
 		until fetch_image; do
 			trouble "the image could not be fetched: $verdict"
 		done
+	elif [ -s "$LIVE/offered" ] && part hook && find_offered; then
+		say "image: $image"
 	else
 		find_image_on_medium
 	fi
 }
 
 find_image_on_medium() {
-	until find_medium; do
-		trouble "the medium of this build was not found in $opt_timeout s" look_again && break
-	done
+	if [ "$opt_nfs" ]; then
+		verdict="this initramfs has no module nfs"
+		until [ -f "$LIBRARY/nfs.sh" ] && part network && part nfs && mount_nfs; do
+			trouble "NFS: $verdict"
+		done
+	else
+		until find_medium; do
+			trouble "the medium of this build was not found in $opt_timeout s" look_again && break
+		done
+	fi
 	stop_plugging
 	say "medium: $medium_name, after $(uptime_seconds) s"
 	cp "$MEDIUM/.disk/info" "$LIVE/info" 2>/dev/null
@@ -95,6 +126,10 @@ image_filesystem() {
 mount_image() {
 	mkdir -p "$LIVE/ro"
 	verdict="no loop device"
+	if [ -b "$image" ]; then
+		mount_readonly "$image" "$(filesystem_type "$image")" "$LIVE/ro"
+		return
+	fi
 	attach_loop "$image" || return 1
 	VERITY_DEVICE='' verdict="damaged medium, or the kernel lacks its compression"
 	if [ "$opt_root_hash" ] || [ -f /etc/liveiso/verity ]; then
@@ -151,7 +186,7 @@ resolve_in() {
 clean_up() {
 	cp /etc/liveiso/id "$LIVE/id"
 	rm -rf "$SEEN" "$ASKED" "$ASKED".*
-	rm -f "$LIVE/lease.sh" "$LIVE/loader" "$LIVE/digest"
+	rm -f "$LIVE/lease.sh" "$LIVE/loader" "$LIVE/digest" "$LIVE/offered" "$LIVE/verdict" "$LIVE/question"
 	rmdir "$TRIAL" 2>/dev/null
 	[ "$VERITY_DEVICE" ] && keep_means_to_close
 	log "handing over to $opt_init after $(uptime_seconds) s, MemAvailable $(meminfo MemAvailable) kB"

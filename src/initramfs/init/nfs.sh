@@ -1,0 +1,31 @@
+# The medium's files on an NFS server: liveiso.nfs=SERVER:/DIRECTORY, where
+# DIRECTORY holds what is on the medium. The kernel's own client mounts it
+# read-only, by NFS 4 or 3; addresses, not names. The image is read from there,
+# or copied with toram. Left out: Kerberos, other ports than NFS's.
+# shellcheck shell=sh disable=SC3043,SC2034,SC2154
+
+# Mounts it as $MEDIUM; $verdict says why not.
+mount_nfs() {
+	local server="${opt_nfs%%:*}" version
+	bring_up_network || return 1
+	load nfs nfsv4 nfsv3
+	mkdir -p "$MEDIUM"
+	say "mounting $opt_nfs"
+	for version in 4.2 4.0 3; do
+		mount -t nfs -o "ro,nolock,soft,proto=tcp,addr=$server,clientaddr=$(own_address),vers=$version" \
+			"$opt_nfs" "$MEDIUM" 2>>"$LOG" && break
+	done
+	verdict="$opt_nfs cannot be mounted: $(tail -n 1 "$LOG" | cut -c 1-100)"
+	grep -q " $MEDIUM " /proc/mounts || return 1
+	if is_our_medium "$MEDIUM"; then
+		medium_name="$opt_nfs (nfs $version)"
+		return 0
+	fi
+	umount "$MEDIUM"
+	verdict="$opt_nfs: $verdict"
+	return 1
+}
+
+own_address() {
+	sed 's|^[^ ]* ||; s|/.*||' "$LIVE/lease"
+}

@@ -1,0 +1,243 @@
+//! Roots that are not on the medium: over the network, encrypted, in the initramfs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use super::machine::{Live, boot};
+use super::media::{DISK, Unpacked, fat_copy, run, sha256, stick};
+use super::nbd;
+use crate::support::{built, profile, tiny};
+
+/// The ISO of profiles/nbd-luks.
+fn nbd_luks_iso() -> &'static Path {
+    static ISO: OnceLock<PathBuf> = OnceLock::new();
+    ISO.get_or_init(|| built(&profile("nbd-luks"), "images").0)
+}
+
+/// The same, unpacked once.
+fn nbd_luks() -> Unpacked {
+    static TREE: OnceLock<PathBuf> = OnceLock::new();
+    let tree = TREE.get_or_init(|| {
+        let iso = nbd_luks_iso();
+        let to = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nbd-luks-tree");
+        if to.exists() {
+            run("chmod", &["-R".as_ref(), "u+w".as_ref(), to.as_ref()]);
+            fs::remove_dir_all(&to).unwrap();
+        }
+        Unpacked::at(iso, &to).tree
+    });
+    Unpacked { tree: tree.clone() }
+}
+
+/// The image in a LUKS 2 container that this key opens; made without device mapper.
+fn encrypted(dir: &Path, image: &Path, key: &Path) -> PathBuf {
+    let container = dir.join("container");
+    fs::copy(image, &container).unwrap();
+    let file = fs::File::options().write(true).open(&container).unwrap();
+    file.set_len(fs::metadata(image).unwrap().len().next_multiple_of(4096) + (4 << 20)).unwrap();
+    // cryptsetup keeps a temporary header in the current directory.
+    let script = format!(
+        "cd {} && cryptsetup reencrypt --encrypt --batch-mode --reduce-device-size 4M --key-size 512 \
+         --cipher aes-xts-plain64 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file {} container",
+        dir.display(),
+        key.display()
+    );
+    run("sh", &["-c".as_ref(), script.as_ref()]);
+    container
+}
+
+/// A FAT stick of this label with one file.
+fn key_stick(dir: &Path, label: &str, name: &str, file: &Path) -> PathBuf {
+    let stick = dir.join("key.img");
+    fs::File::create(&stick).unwrap().set_len(4 << 20).unwrap();
+    run("mkfs.fat", &["-n".as_ref(), label.as_ref(), stick.as_ref()]);
+    let to = format!("::{name}");
+    run("mcopy", &["-i".as_ref(), stick.as_ref(), file.as_ref(), to.as_ref()]);
+    stick
+}
+
+fn networked(medium: &Unpacked, words: &str) -> Live {
+    let mut live = boot(medium, 256, words);
+    live.arguments(&["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net"]);
+    live
+}
+
+/// What the key sticks hold: text, so that it can be typed too.
+const KEY: &str = "a key of text, which can be typed";
+
+/// Makes of the second disk in a running guest: LUKS, in it LVM, in that a copy of the root.
+const CHAIN: &str = "K='a key of text, which can be typed'; \
+    printf \"$K\" | cryptsetup luksFormat -q --pbkdf pbkdf2 --pbkdf-force-iterations 1000 /dev/vda - && \
+    printf \"$K\" | cryptsetup open --key-file - /dev/vda two && \
+    { lvm pvcreate /dev/mapper/two; lvm vgcreate group /dev/mapper/two; \
+      lvm lvcreate -W n -l 100%FREE -n root group; } >/tmp/lvm 2>&1; \
+    dd if=/dev/mapper/cryptroot of=/dev/mapper/group-root bs=1M 2>/dev/null && sync && echo copied || cat /tmp/lvm";
+
+/// The classic: an encrypted network block device whose key is on a USB stick. Then the same
+/// without the stick, the passphrase typed, with logical volumes in the container.
+#[test]
+fn an_encrypted_network_root_opens_with_a_key_on_a_stick() {
+    let dir = tempfile::tempdir().unwrap();
+    let medium = nbd_luks();
+    let key = dir.path().join("root.key");
+    fs::write(&key, KEY).unwrap();
+    let container = encrypted(dir.path(), &medium.tree.join("liveiso/i386/airootfs.sfs"), &key);
+    assert!(!fs::read(&container).unwrap().windows(4).any(|w| w == b"sqsh"));
+    let port = nbd::serve(&container, "root");
+    let stick = key_stick(dir.path(), "KEYSTICK", "root.key", &key);
+    let chain = dir.path().join("chain.img");
+    let size = fs::metadata(&container).unwrap().len().next_multiple_of(1 << 20) + (24 << 20);
+    fs::File::create(&chain).unwrap().set_len(size).unwrap();
+
+    let mut live = networked(&medium, &format!("cryptnbd=10.0.2.2:{port}/root"));
+    live.usb("qemu-xhci", &stick).disk(&chain, DISK);
+    let mut guest = live.start();
+    guest.says(":: attaching root of 10.0.2.2");
+    guest.says(":: cryptroot is unlocked; /dev/sda may be removed");
+    guest.says(":: image: /dev/mapper/cryptroot\n");
+    guest.logs_in();
+    assert_eq!(guest.ask("cat /sys/block/dm-0/dm/name; findfs LABEL=KEYSTICK"), "cryptroot\n/dev/sda\n");
+    assert_eq!(guest.ask("grep -c cryptroot /proc/mounts; grep -c /dev/sda /proc/mounts"), "1\n0\n");
+    assert_eq!(guest.ask(CHAIN), "copied\n");
+    guest.ends("poweroff -f");
+
+    let port = nbd::serve(&chain, "chain");
+    let words = format!("cryptnbd=10.0.2.2:{port}/chain liveiso.key=OTHER:/root.key");
+    let mut guest = networked(&medium, &words).start();
+    guest.says("!! no file system labelled OTHER with the key: the passphrase will do\n");
+    guest.says("Passphrase for cryptroot: ");
+    guest.types("wrong");
+    guest.says("!! that passphrase does not open cryptroot\n");
+    guest.says("Passphrase for cryptroot: ");
+    guest.types(KEY);
+    guest.says(":: image: /dev/mapper/group-root\n");
+    guest.logs_in();
+    assert!(!guest.guest.serial.text().contains("can be typed"));
+    guest.ends("poweroff -f");
+}
+
+/// The whole medium on a network block device.
+#[test]
+fn a_medium_on_a_network_block_device() {
+    let medium = nbd_luks();
+    let port = nbd::serve(nbd_luks_iso(), "iso");
+    let mut guest = networked(&medium, &format!("liveiso.nbd=10.0.2.2:{port}/iso toram=n")).start();
+    guest.says(":: medium: /dev/nbd0 (iso9660), after ");
+    guest.says("; image on the medium, ");
+    guest.logs_in();
+    guest.ends("poweroff -f");
+}
+
+/// The image lies beside /init, for machines that get kernel and initramfs only.
+#[test]
+#[ignore = "boots once with 512 MiB; the way through find_image is short"]
+fn an_image_inside_the_initramfs() {
+    let dir = tempfile::tempdir().unwrap();
+    let medium = Unpacked::of(tiny());
+    let (tree, image) = (dir.path().join("tree"), "liveiso/i386/airootfs.sfs");
+    fs::create_dir_all(tree.join("liveiso/boot/i386")).unwrap();
+    for name in ["vmlinuz", "initrd.img"] {
+        let path = format!("liveiso/boot/i386/{name}");
+        fs::copy(medium.tree.join(&path), tree.join(&path)).unwrap();
+    }
+    let names = format!("liveiso\nliveiso/i386\n{image}\n");
+    let script = format!(
+        "cd {} && chmod u+w {initrd} && printf '{names}' | cpio --quiet -o -H newc >>{initrd}",
+        medium.tree.display(),
+        initrd = tree.join("liveiso/boot/i386/initrd.img").display()
+    );
+    run("sh", &["-c".as_ref(), script.as_ref()]);
+    let mut guest = boot(&Unpacked { tree }, 512, "").start();
+    guest.says(":: image: in the initramfs\n");
+    guest.says("; image in RAM (");
+    guest.logs_in();
+    guest.ends("poweroff -f");
+}
+
+/// The image by TFTP, as the firmware got the kernel.
+#[test]
+#[ignore = "boots once and takes long: 512 bytes a turn"]
+fn an_image_by_tftp() {
+    let medium = nbd_luks();
+    let mut live = boot(&medium, 512, "liveiso.net=tftp://10.0.2.2/");
+    let server = format!("user,id=net,tftp={}", medium.tree.display());
+    live.arguments(&["-netdev", &server, "-device", "virtio-net-pci,netdev=net"]);
+    let mut guest = live.start();
+    guest.says(":: fetching ");
+    guest.says("; image in RAM (");
+    guest.logs_in();
+    guest.ends("poweroff -f");
+}
+
+/// Changes in a file of a stick the medium was copied to; with much RAM and no such wish the
+/// image is copied unasked.
+#[test]
+#[ignore = "boots three times; changes_persist_on_the_mediums_own_disk covers most of it"]
+fn changes_persist_in_a_file_on_fat() {
+    let dir = tempfile::tempdir().unwrap();
+    let medium = Unpacked::of(tiny());
+    let copy = fat_copy(dir.path(), "copy.img", &medium.tree);
+    let before = sha256(&copy);
+    let mut live = boot(&medium, 1024, "");
+    live.disk(&copy, DISK);
+    let mut guest = live.start();
+    guest.says(":: /dev/vda (vfat) may be removed now");
+    guest.logs_in();
+    guest.ends("poweroff -f");
+    assert_eq!(sha256(&copy), before);
+
+    let changes = dir.path().join("changes.ext4");
+    fs::File::create(&changes).unwrap().set_len(16 << 20).unwrap();
+    run("mkfs.ext4", &["-q".as_ref(), changes.as_ref()]);
+    let target = "::/liveiso/changes.ext4";
+    run("mcopy", &["-i".as_ref(), copy.as_ref(), changes.as_ref(), target.as_ref()]);
+    for line in ["echo kept >/root/note", "cat /root/note"] {
+        let mut live = boot(&medium, 128, "persistence");
+        live.disk(&copy, DISK);
+        let mut guest = live.start();
+        guest.says("changes kept on /liveiso/changes.ext4");
+        guest.logs_in();
+        let shown = guest.ask(line);
+        assert_eq!(shown, if line.starts_with("cat") { "kept\n" } else { "" });
+        guest.ends("busybox poweroff");
+        let after = dir.path().join("after.ext4");
+        run(
+            "mcopy",
+            &["-n".as_ref(), "-o".as_ref(), "-i".as_ref(), copy.as_ref(), target.as_ref(), after.as_ref()],
+        );
+        run("e2fsck", &["-fn".as_ref(), after.as_ref()]);
+        run("fsck.fat", &["-n".as_ref(), copy.as_ref()]);
+    }
+}
+
+/// Changes on a LUKS partition of the medium's disk.
+#[test]
+#[ignore = "boots twice; the parts are those of the two other tests"]
+fn changes_persist_encrypted() {
+    let dir = tempfile::tempdir().unwrap();
+    let medium = nbd_luks();
+    let key = dir.path().join("root.key");
+    fs::write(&key, KEY).unwrap();
+    let plain = dir.path().join("plain");
+    fs::File::create(&plain).unwrap().set_len(32 << 20).unwrap();
+    run("mkfs.ext4", &["-q".as_ref(), "-L".as_ref(), "liveiso-changes".as_ref(), plain.as_ref()]);
+    let container = encrypted(dir.path(), &plain, &key);
+    run(
+        "cryptsetup",
+        &["config".as_ref(), container.as_ref(), "--label".as_ref(), "liveiso-changes".as_ref()],
+    );
+    let keys = key_stick(dir.path(), "KEYSTICK", "root.key", &key);
+    let disk = stick(dir.path(), nbd_luks_iso(), &container);
+    for line in ["echo kept >/root/note", "cat /root/note"] {
+        let mut live = boot(&medium, 256, "persistence liveiso.key=KEYSTICK:/root.key");
+        live.disk(&disk, DISK).usb("qemu-xhci", &keys);
+        let mut guest = live.start();
+        guest.says(":: liveiso-changes is unlocked; ");
+        guest.says("changes kept on /dev/vda3");
+        guest.logs_in();
+        let shown = guest.ask(line);
+        assert_eq!(shown, if line.starts_with("cat") { "kept\n" } else { "" });
+        guest.ends("busybox poweroff");
+    }
+}
