@@ -114,6 +114,9 @@ pub struct BootTable {
 pub struct BudgetTable {
     pub initramfs: Option<Text>,
     pub memory: Option<Text>,
+    pub iso_size: Option<Text>,
+    pub min_ram: Option<Text>,
+    pub available_at_128: Option<Text>,
 }
 
 /// Reads a profile directory. `None` when there is nothing to go on with: no
@@ -238,7 +241,13 @@ fn initramfs_table(table: &mut Table) -> InitramfsTable {
 }
 
 fn budget_table(table: &mut Table) -> BudgetTable {
-    BudgetTable { initramfs: table.string("initramfs"), memory: table.string("memory") }
+    BudgetTable {
+        initramfs: table.string("initramfs"),
+        memory: table.string("memory"),
+        iso_size: table.string("iso-size"),
+        min_ram: table.string("min-ram"),
+        available_at_128: table.string("available-at-128"),
+    }
 }
 
 fn boot_table(table: &mut Table) -> BootTable {

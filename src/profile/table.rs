@@ -51,7 +51,7 @@ const KEYS: &[(&str, &[&str])] = &[
         ],
     ),
     ("boot", &["title", "timeout", "kernel-parameters", "serial"]),
-    ("budget", &["initramfs", "memory"]),
+    ("budget", &["initramfs", "memory", "iso-size", "min-ram", "available-at-128"]),
 ];
 
 /// A table and where its mistakes go.

@@ -36,6 +36,8 @@ pub enum BudgetKey {
     Initramfs,
     /// `memory`
     Memory,
+    /// `iso-size`
+    IsoSize,
 }
 
 /// One mistake of the profile.
@@ -97,6 +99,7 @@ fn place_of<'p>(profile: &'p Profile, blame: &Blame) -> Option<&'p Place> {
         Blame::RootCompression => text(&profile.root.compression),
         Blame::Budget(BudgetKey::Initramfs) => text(&profile.budget.initramfs),
         Blame::Budget(BudgetKey::Memory) => text(&profile.budget.memory),
+        Blame::Budget(BudgetKey::IsoSize) => text(&profile.budget.iso_size),
     };
     place.or(text(&profile.kernel.package)).or(packages::place_of(profile, "linux-image"))
 }

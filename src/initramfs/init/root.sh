@@ -136,7 +136,7 @@ resolve_in() {
 clean_up() {
 	cp /etc/liveiso/id "$LIVE/id"
 	rm -rf "$SEEN" "$ASKED" "$ASKED".*
-	rm -f "$LIVE/lease.sh" "$LIVE/loader" "$LIVE/digest"
+	rm -f "$LIVE/lease.sh" "$LIVE/loader" "$LIVE/digest" "$LIVE/server"
 	rmdir "$TRIAL" 2>/dev/null
 	log "handing over to $opt_init after $(uptime_seconds) s, MemAvailable $(meminfo MemAvailable) kB"
 }
