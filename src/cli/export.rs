@@ -10,6 +10,8 @@ use super::{CacheArgs, Failure, LockArgs, resolve_profile};
 use crate::build::{BuildOptions, build};
 use crate::export::netboot;
 use crate::output::warn;
+use crate::source::unpacked_tree;
+use crate::tree::Tree;
 
 /// Write an image's content in the forms other ways of booting want.
 #[derive(Debug, clap::Subcommand)]
@@ -20,7 +22,8 @@ pub(super) enum Command {
 /// Write a directory to boot from over the network, by HTTP or TFTP.
 ///
 /// It holds kernel, initramfs with drivers for network cards, image, digests
-/// and menus for iPXE, PXELINUX and GRUB; DIR must not exist, or be empty.
+/// and menus for iPXE, PXELINUX and GRUB; of a profile also GRUB for UEFI. DIR
+/// must not exist, or be empty.
 #[derive(Debug, clap::Args)]
 pub(super) struct NetbootArgs {
     /// The image, or a profile's directory, which is built first.
@@ -46,12 +49,13 @@ pub(super) fn run(command: &Command, color: bool) -> Result<(), Failure> {
     let scratch =
         tempfile::Builder::new().prefix("liveiso-export-").tempdir().context("making a directory")?;
     let is_profile = args.image.is_dir() || args.image.ends_with("profile.toml");
-    let (iso, install_dir) = if is_profile {
-        built(args, scratch.path(), color)?
+    let url = args.url.as_deref();
+    let written = if is_profile {
+        let (iso, install_dir, loaders) = built(args, scratch.path(), color)?;
+        netboot(&iso, &install_dir, Some(&loaders), url, &args.dir)?
     } else {
-        (args.image.clone(), args.install_dir.clone())
+        netboot(&args.image, &args.install_dir, None, url, &args.dir)?
     };
-    let written = netboot(&iso, &install_dir, args.url.as_deref(), &args.dir)?;
     for note in &written.notes {
         warn(note);
     }
@@ -62,7 +66,7 @@ pub(super) fn run(command: &Command, color: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn built(args: &NetbootArgs, out: &Path, color: bool) -> Result<(PathBuf, String), Failure> {
+fn built(args: &NetbootArgs, out: &Path, color: bool) -> Result<(PathBuf, String, Tree), Failure> {
     let cache = args.cache.open()?;
     let resolved = resolve_profile(&args.image, &cache, args.cache.offline, args.lock.lock_use(), color)?;
     let options = BuildOptions {
@@ -73,5 +77,7 @@ fn built(args: &NetbootArgs, out: &Path, color: bool) -> Result<(PathBuf, String
     let built = build(&resolved.plan, &cache, &options)
         .map_err(|error| super::build::failure(&args.image, error, color))?;
     let iso = built.artifacts.into_iter().next().context("the build made no image")?;
-    Ok((iso, resolved.plan.install_dir))
+    let plan = resolved.plan;
+    let loaders = unpacked_tree(&cache, plan.arch, &plan.packages.loaders)?;
+    Ok((iso, plan.install_dir, loaders))
 }

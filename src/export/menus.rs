@@ -6,6 +6,7 @@
 
 use std::fmt::Write;
 
+use crate::boot::serial_setups;
 use crate::inspect::MenuEntry;
 
 /// One way to start the system.
@@ -36,6 +37,8 @@ pub(super) fn starts(entries: &[MenuEntry], install_dir: &str) -> Vec<Start> {
         let found: Vec<Start> = entries
             .iter()
             .filter(|entry| entry.config == config && entry.kernel.starts_with(&ours))
+            // What is behind a variable is not to be known here.
+            .filter(|entry| !entry.kernel.contains('$'))
             .filter_map(|entry| start(entry).filter(|start| !start.has_word("toram")))
             .collect();
         if !found.is_empty() {
@@ -69,6 +72,13 @@ fn heading(about: &str) -> String {
 }
 
 impl Menus<'_> {
+    /// The menus are where the kernel's messages are.
+    fn serial(&self) -> [String; 2] {
+        let words = self.starts.iter().flat_map(|start| start.options.split_ascii_whitespace());
+        let console = words.filter_map(|word| word.strip_prefix("console=")).find(|c| c.starts_with("ttyS"));
+        serial_setups(console.unwrap_or_default())
+    }
+
     /// `boot.ipxe`, which iPXE starts from where it got it.
     pub(super) fn ipxe(&self) -> String {
         let mut text = format!("#!ipxe\n{}\n", heading(self.about));
@@ -104,6 +114,10 @@ impl Menus<'_> {
     pub(super) fn pxelinux(&self) -> String {
         let mut text = heading(self.about);
         let base = self.url.unwrap_or("tftp:");
+        let [serial, _] = self.serial();
+        if !serial.is_empty() {
+            writeln!(text, "{serial}").expect("writing to a String");
+        }
         writeln!(text, "ui menu.c32\nprompt 0\ntimeout 50\nmenu title {}", self.about)
             .expect("writing to a String");
         for (n, start) in self.starts.iter().enumerate() {
@@ -119,23 +133,26 @@ impl Menus<'_> {
         text
     }
 
-    /// `grub.cfg` for a GRUB that came from `EFI/BOOT` or `grub` of this directory.
+    /// `grub.cfg` for a GRUB that was loaded from this directory.
     pub(super) fn grub(&self) -> String {
         let mut text = heading(self.about);
         text.push_str(
             "set dir=\n\
-             regexp --set=1:dir '^\\([^)]*\\)(.*)/EFI/BOOT$' \"$cmdpath\"\n\
-             regexp --set=1:dir '^\\([^)]*\\)(.*)/(grub|boot/grub)$' \"$prefix\"\n",
+             regexp --set=1:dir '^\\([^)]*\\)(/.*[^/])/*$' \"$cmdpath\"\n",
         );
         match self.url {
             Some(url) => writeln!(text, "set base={url}"),
             None => writeln!(
                 text,
-                "set protocol=tftp\nregexp --set=1:protocol '^\\(?(http)' \"$root\"\n\
+                "set protocol=tftp\nregexp --set=1:protocol '^\\((http)' \"$cmdpath\"\n\
                  set base=$protocol://$net_default_server$dir"
             ),
         }
         .expect("writing to a String");
+        let [_, serial] = self.serial();
+        if !serial.is_empty() {
+            writeln!(text, "{serial}").expect("writing to a String");
+        }
         text.push_str("set default=0\nset timeout=5\nset timeout_style=menu\n");
         for start in self.starts {
             let Start { kernel, initrd, options, title } = start;
@@ -184,8 +201,9 @@ mod tests {
             initrd: "liveiso/boot/i386/initrd.img".to_string(),
             options: "quiet".to_string(),
         };
-        assert_eq!(starts(&entries, "liveiso"), [expected.clone()]);
-        assert_eq!(starts(&entries[..1], "liveiso"), [expected]);
+        for entries in [&entries[..], &entries[..1]] {
+            assert_eq!(starts(entries, "liveiso"), std::slice::from_ref(&expected));
+        }
         assert_eq!(starts(&entries, "elsewhere"), []);
     }
 

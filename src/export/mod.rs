@@ -4,8 +4,7 @@
 //! ```text
 //! boot.ipxe                          for iPXE, by HTTP or TFTP
 //! pxelinux.cfg/default, *.c32        for PXELINUX, whose pxelinux.0 belongs beside them
-//! EFI/BOOT/*.EFI, …/grub.cfg         for UEFI's PXE and HTTP boot
-//! grub/grub.cfg                      for Debian's grubnetx64.efi
+//! grubnet*.efi, grub.cfg, grub/      for UEFI, GRUB if the loaders' packages are at hand
 //! liveiso/boot/ARCH/{vmlinuz,initrd.img}, liveiso/ARCH/airootfs.sfs
 //! sha256sums                         of all that
 //! ```
@@ -25,11 +24,33 @@ use crate::format::squashfs::Reader;
 use crate::inspect::menu_entries;
 use crate::output::publish_directory;
 use crate::qemu::Subject;
-use crate::tree::{Content, Kind};
+use crate::tree::{Content, Kind, Tree};
 use menus::{Menus, Start};
 
-/// What GRUB reads, wherever its image came from.
-const GRUB_CONFIGS: [&str; 2] = ["EFI/BOOT/grub.cfg", "grub/grub.cfg"];
+/// A file of a Debian package.
+#[derive(Debug)]
+pub struct Loader {
+    /// Package.
+    pub package: &'static str,
+    /// Path without leading slash.
+    pub path: &'static str,
+}
+
+impl Loader {
+    /// Its name beside the menus.
+    pub fn name(&self) -> &'static str {
+        self.path.rsplit('/').next().unwrap_or(self.path)
+    }
+}
+
+/// GRUB with its network modules built in, for 64-bit and 32-bit UEFI. (The media's own has none.)
+pub const GRUB_FOR_NETWORKS: [Loader; 2] = [
+    Loader { package: "grub-efi-amd64-bin", path: "usr/lib/grub/x86_64-efi/monolithic/grubnetx64.efi" },
+    Loader { package: "grub-efi-ia32-bin", path: "usr/lib/grub/i386-efi/monolithic/grubnetia32.efi" },
+];
+
+/// Where that GRUB looks: in `/grub` of the server, else beside itself.
+const GRUB_CONFIGS: [&str; 2] = ["grub.cfg", "grub/grub.cfg"];
 /// What pxelinux.0 of the same Syslinux loads from beside itself.
 const SYSLINUX_MODULES: [&str; 3] = ["ldlinux.c32", "libutil.c32", "menu.c32"];
 
@@ -45,16 +66,24 @@ pub struct Netboot {
 }
 
 /// Writes the new directory `to` for network boots of `image`, whose marker file is
-/// in `/<install_dir>`. With `url` the menus say where the directory will be
-/// served; without, the loaders find it out. The directory appears complete.
+/// in `/<install_dir>`. `packages` is the tree of the build's loader packages, if
+/// there is one: GRUB for UEFI comes from there. With `url` the menus say where the
+/// directory will be served; without, the loaders find it out. It appears complete.
 ///
 /// # Errors
 /// An image that is none of ours or has no menu to take entries from, a URL
 /// that /init cannot use, a directory that is there and not empty.
-pub fn netboot(image: &Path, install_dir: &str, url: Option<&str>, to: &Path) -> Result<Netboot> {
+pub fn netboot(
+    image: &Path,
+    install_dir: &str,
+    packages: Option<&Tree>,
+    url: Option<&str>,
+    to: &Path,
+) -> Result<Netboot> {
     let url = url.map(checked_url).transpose()?;
     let subject = Subject::open(image, install_dir)?;
-    let (files, notes) = contents(&subject, url).with_context(|| format!("exporting {}", image.display()))?;
+    let (files, notes) =
+        contents(&subject, packages, url).with_context(|| format!("exporting {}", image.display()))?;
     let sizes = files.iter().map(|(path, content)| (path.clone(), content.len())).collect();
     publish_directory(to, &files)?;
     Ok(Netboot { dir: to.to_path_buf(), files: sizes, notes })
@@ -75,7 +104,7 @@ fn checked_url(url: &str) -> Result<&str> {
 
 type Files = BTreeMap<String, Content>;
 
-fn contents(subject: &Subject, url: Option<&str>) -> Result<(Files, Vec<String>)> {
+fn contents(subject: &Subject, packages: Option<&Tree>, url: Option<&str>) -> Result<(Files, Vec<String>)> {
     let starts = menus::starts(&menu_entries(subject.tree()), &subject.install_dir);
     if starts.is_empty() {
         bail!("no menu of the image has an entry with kernel and initramfs below /{}", subject.install_dir);
@@ -100,7 +129,7 @@ fn contents(subject: &Subject, url: Option<&str>) -> Result<(Files, Vec<String>)
         }
     }
     files.extend(images);
-    add_loaders(subject, &mut files);
+    add_loaders(subject, packages, &mut files);
     let about = about(subject)?;
     let menus = Menus { about: &about, starts: &starts, url };
     let mut text = |path: &str, text: String| files.insert(path.to_string(), Content::bytes(text));
@@ -129,15 +158,12 @@ fn reader(content: &Content) -> Result<Reader> {
     Reader::open(file, *offset, *length)
 }
 
-/// UEFI's programs, Secure Boot's among them, and the modules PXELINUX shares with ISOLINUX.
-fn add_loaders(subject: &Subject, files: &mut Files) {
-    for entry in subject.tree().walk() {
-        let path = String::from_utf8_lossy(&entry.path);
-        if let Kind::File(content) = &entry.inode.kind
-            && path.starts_with("EFI/BOOT/")
-            && path.to_ascii_lowercase().ends_with(".efi")
-        {
-            files.insert(path.into_owned(), content.clone());
+/// GRUB for UEFI, and the modules PXELINUX shares with ISOLINUX.
+fn add_loaders(subject: &Subject, packages: Option<&Tree>, files: &mut Files) {
+    for loader in GRUB_FOR_NETWORKS {
+        let found = packages.and_then(|tree| Some(&tree.inode(tree.get(loader.path.as_bytes())?).kind));
+        if let Some(Kind::File(content)) = found {
+            files.insert(loader.name().to_string(), content.clone());
         }
     }
     for name in SYSLINUX_MODULES {

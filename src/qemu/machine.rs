@@ -277,12 +277,12 @@ impl Machine {
     /// QEMU's own DHCP and TFTP servers, which reach nothing but `dir`.
     ///
     /// The card's boot ROM in a BIOS machine is iPXE, which takes a script for a boot
-    /// file; OVMF has a driver for the virtio card and starts an EFI program.
+    /// file; OVMF has a driver for the virtio card and starts GRUB, made for networks.
     fn network_arguments(&self, args: &mut Arguments, dir: &Path) {
         let (card, program) = match self.firmware {
             Firmware::Bios => ("e1000", "boot.ipxe"),
-            Firmware::UefiX64 => ("virtio-net-pci,romfile=", "EFI/BOOT/BOOTX64.EFI"),
-            Firmware::UefiIa32 => ("virtio-net-pci,romfile=", "EFI/BOOT/BOOTIA32.EFI"),
+            Firmware::UefiX64 => ("virtio-net-pci,romfile=", "grubnetx64.efi"),
+            Firmware::UefiIa32 => ("virtio-net-pci,romfile=", "grubnetia32.efi"),
         };
         args.words(&["-netdev"])
             .path(&format!("user,id=net,restrict=on,bootfile={program},tftp="), dir)

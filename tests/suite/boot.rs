@@ -192,7 +192,8 @@ fn consoles(logs: &Path) -> String {
     text
 }
 
-fn names(cells: &[serde_json::Value]) -> Vec<&str> {
+/// The machines' names.
+pub fn names(cells: &[serde_json::Value]) -> Vec<&str> {
     cells.iter().map(|cell| cell["name"].as_str().unwrap()).collect()
 }
 
@@ -233,4 +234,14 @@ fn rescue_boots_on_every_machine_of_the_matrix() {
 fn rescue_boots_in_64_mib() {
     let cells = boots(rescue(), &["--firmware", "bios", "--medium", "cd", "--memory", "64"]);
     assert_eq!(names(&cells), ["bios-cd"]);
+}
+
+/// Files copied to FAT32 under another label, the image as a file on another stick,
+/// and a firmware that needs the partition table.
+#[test]
+fn tiny_boots_from_the_media_people_make_of_it() {
+    let cells = boots(tiny(), &["--firmware", "uefi-x64", "--medium", "fat-copy,loopback"]);
+    assert_eq!(names(&cells), ["uefi-x64-fat-copy", "uefi-x64-loopback"]);
+    let cells = boots(tiny(), &["--firmware", "uefi-ia32", "--medium", "usb-without-el-torito"]);
+    assert_eq!(names(&cells), ["uefi-ia32-usb-without-el-torito"]);
 }

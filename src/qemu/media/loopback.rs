@@ -15,7 +15,8 @@ use crate::qemu::subject::uefi_loader;
 const CONFIG: &str = "\
 set iso_path=/isos/live.iso
 export iso_path
-search --no-floppy --file --set=stick $iso_path
+set stick=$root
+if [ ! -e $iso_path ]; then search --no-floppy --file --set=stick $iso_path; fi
 loopback loop ($stick)$iso_path
 set root=(loop)
 configfile /boot/grub/loopback.cfg

@@ -21,6 +21,7 @@ use tempfile::TempDir;
 
 use super::machine::{Firmware, Medium};
 use super::subject::Subject;
+use crate::export;
 use crate::format::iso9660::SECTOR;
 
 /// Media made for a run; they go with this value.
@@ -47,9 +48,8 @@ impl Media {
             if firmwares.is_empty() || Medium::PLAIN.contains(&medium) {
                 continue;
             }
-            let bios = firmwares.contains(&Firmware::Bios);
             let path = dir.path().join(medium.name());
-            make(subject, medium, bios, &path)
+            make(subject, medium, &firmwares, &path)
                 .with_context(|| format!("making the medium {}", medium.name()))?;
             made.insert(medium, path);
         }
@@ -62,14 +62,37 @@ impl Media {
     }
 }
 
-fn make(subject: &Subject, medium: Medium, bios: bool, path: &Path) -> Result<()> {
+fn make(subject: &Subject, medium: Medium, firmwares: &[Firmware], path: &Path) -> Result<()> {
+    let bios = firmwares.contains(&Firmware::Bios);
     match medium {
         Medium::Cd | Medium::Usb => Ok(()),
         Medium::UsbWithoutElTorito => without_el_torito(&subject.image, path),
         Medium::FatCopy => stick::fat_copy(subject, bios, path),
         Medium::Loopback => loopback::stick(subject, bios, path),
-        Medium::Netboot => crate::export::netboot(&subject.image, &subject.install_dir, None, path).map(drop),
+        Medium::Netboot => netboot(subject, firmwares, path),
     }
+}
+
+/// The network's own loaders are no part of an image: under BIOS the card's iPXE, under UEFI Debian's GRUB.
+fn netboot(subject: &Subject, firmwares: &[Firmware], path: &Path) -> Result<()> {
+    export::netboot(&subject.image, &subject.install_dir, None, None, path)?;
+    for (firmware, loader) in [
+        (Firmware::UefiX64, &export::GRUB_FOR_NETWORKS[0]),
+        (Firmware::UefiIa32, &export::GRUB_FOR_NETWORKS[1]),
+    ] {
+        if firmwares.contains(&firmware) {
+            let from = Path::new("/").join(loader.path);
+            let bytes = std::fs::read(&from).with_context(|| {
+                format!(
+                    "reading {}; install it with `sudo apt-get install {}`",
+                    from.display(),
+                    loader.package
+                )
+            })?;
+            std::fs::write(path.join(loader.name()), bytes).context("adding GRUB for networks")?;
+        }
+    }
+    Ok(())
 }
 
 /// OVMF starts a stick through El Torito where there is one, real firmware rarely
