@@ -26,6 +26,10 @@ const DEBIAN_PACKAGES: &[(&str, &str)] = &[
     ("fsck.erofs", "erofs-utils"),
     ("fakeroot", "fakeroot"),
     ("setfattr", "attr"),
+    ("mformat", "mtools"),
+    ("mcopy", "mtools"),
+    ("syslinux", "syslinux"),
+    ("grub-mkimage", "grub-common"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("qemu-system-i386", "qemu-system-x86"),
 ];
@@ -189,6 +193,19 @@ pub fn last_lines(stderr: &[u8]) -> String {
 /// An environment variable that is meant to influence a build (`SOURCE_DATE_EPOCH`, `XDG_CACHE_HOME`, `HOME`).
 pub fn environment(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// Bytes of RAM that programs could still take, as the kernel estimates (`MemAvailable` of proc(5)).
+///
+/// # Errors
+/// When /proc is not mounted or has another format.
+pub fn available_memory() -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
+    let kilobytes =
+        text.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB"));
+    let kilobytes: u64 =
+        kilobytes.and_then(|n| n.trim().parse().ok()).context("finding MemAvailable in /proc/meminfo")?;
+    Ok(kilobytes << 10)
 }
 
 /// What this process has cost so far.

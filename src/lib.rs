@@ -16,6 +16,7 @@ pub mod build;
 pub mod cache;
 pub mod cli;
 pub mod diagnostic;
+pub mod export;
 pub mod format;
 pub mod host;
 pub mod initramfs;

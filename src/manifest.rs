@@ -1,12 +1,15 @@
 //! What was built: artifacts and images by digest, the packages, the plan.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::cache::FileDigest;
 use crate::initramfs::Sizes;
+use crate::output::{Artifact, publish};
 use crate::plan::{Arch, Package, Plan};
 
 /// The content of `manifest.json`. Equal for equal builds: no host, no clock.
@@ -64,6 +67,31 @@ impl Manifest<'_> {
     }
 }
 
+/// Writes the least RAM that reached the login, in MiB by machine, into a finished manifest;
+/// another build writes a manifest without it.
+///
+/// # Errors
+/// A file that is no manifest, or cannot be written.
+pub fn record_least_ram(manifest: &Path, machine: &str, mib: u32) -> Result<()> {
+    let reading = || format!("reading {}", manifest.display());
+    let text = std::fs::read(manifest).with_context(reading)?;
+    let mut value: Value = serde_json::from_slice(&text).with_context(reading)?;
+    ensure!(value["manifest-version"] == 1, "{} is no manifest of this program", manifest.display());
+    value["measured"]["least-ram-mib"][machine] = mib.into();
+    let mut json = serde_json::to_vec_pretty(&value).context("serialising the manifest")?;
+    json.push(b'\n');
+    let name = manifest.file_name().context("the manifest has no name")?.to_string_lossy();
+    let dir = manifest.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    publish(dir, &[Artifact::bytes(name, json)]).map(drop)
+}
+
+/// RAM in MiB the initramfs of a finished manifest is predicted to take.
+pub fn predicted_ram_mib(manifest: &Path) -> Option<u32> {
+    let value: Value = serde_json::from_slice(&std::fs::read(manifest).ok()?).ok()?;
+    let bytes = value["initramfs"]["predicted-ram"].as_u64()?;
+    u32::try_from(bytes.div_ceil(1 << 20)).ok()
+}
+
 /// The package list, one `name version arch` a line, as `dpkg-query` users know it.
 pub fn package_list(plan: &Plan) -> String {
     let lists =
@@ -76,4 +104,39 @@ pub fn package_list(plan: &Plan) -> String {
 
 fn line(package: &Package) -> String {
     format!("{} {} {}\n", package.name, package.version, package.arch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn least_ram_is_added_and_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.manifest.json");
+        let before = r#"{ "manifest-version": 1, "initramfs": { "predicted-ram": 44040193 }, "plan": {} }"#;
+        std::fs::write(&path, before).unwrap();
+        assert_eq!(predicted_ram_mib(&path), Some(43));
+        for (machine, mib) in [("bios-cd", 50), ("uefi-x64-usb", 130), ("bios-cd", 48)] {
+            record_least_ram(&path, machine, mib).unwrap();
+        }
+        let expected = r#"{
+  "initramfs": {
+    "predicted-ram": 44040193
+  },
+  "manifest-version": 1,
+  "measured": {
+    "least-ram-mib": {
+      "bios-cd": 48,
+      "uefi-x64-usb": 130
+    }
+  },
+  "plan": {}
+}
+"#;
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
+        std::fs::write(&path, "{}").unwrap();
+        let error = record_least_ram(&path, "bios-cd", 48).unwrap_err().to_string();
+        assert!(error.ends_with("x.manifest.json is no manifest of this program"), "{error}");
+    }
 }

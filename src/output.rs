@@ -6,9 +6,11 @@
 //! without `O_TMPFILE` (FAT, some network ones) get a hidden temporary name
 //! instead; a leftover of that kind is removed by the next build.
 
-use std::fs::{self, File};
+use std::collections::BTreeMap;
+use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -89,6 +91,67 @@ pub fn publish(dir: &Path, artifacts: &[Artifact]) -> Result<Vec<PathBuf>> {
         staged.name(&path).with_context(|| format!("giving {} its name", path.display()))?;
     }
     Ok(artifacts.iter().map(|a| dir.join(&a.name)).collect())
+}
+
+/// Makes a directory of these files, by path in it, that appears under its name only
+/// when all are written and synced. Modes are 0644 and 0755 whatever the umask.
+///
+/// # Errors
+/// When there is something at `dir` but an empty directory, or the disk is full.
+pub fn publish_directory(dir: &Path, files: &BTreeMap<String, Content>) -> Result<()> {
+    let parent = match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let name = dir.file_name().with_context(|| format!("{} is no name for a directory", dir.display()))?;
+    let taken = match fs::read_dir(dir) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
+        Err(e) => return Err(e).with_context(|| format!("looking at {}", dir.display())),
+    };
+    ensure!(!taken, "{} is there already and not empty; remove it or name another directory", dir.display());
+    fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
+    remove_leftovers(parent)?;
+    let staged =
+        StagedDirectory(parent.join(format!("{PREFIX}{}-{}", std::process::id(), name.to_string_lossy())));
+    make_directory(&staged.0)?;
+    for (path, content) in files {
+        write_below(&staged.0, path, content)
+            .with_context(|| format!("writing {}", dir.join(path).display()))?;
+    }
+    fs::rename(&staged.0, dir).with_context(|| format!("giving {} its name", dir.display()))
+}
+
+/// Removes itself unless it got its name.
+struct StagedDirectory(PathBuf);
+
+impl Drop for StagedDirectory {
+    fn drop(&mut self) {
+        // Nothing more can be done here; the next run removes it by its prefix.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn make_directory(path: &Path) -> Result<()> {
+    fs::create_dir(path).and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o755)))?;
+    Ok(())
+}
+
+fn write_below(top: &Path, path: &str, content: &Content) -> Result<()> {
+    let mut place = top.to_path_buf();
+    let mut names = path.split('/').peekable();
+    while let Some(name) = names.next() {
+        ensure!(!name.is_empty() && name != "." && name != "..", "`{path}` is no path in a directory");
+        place.push(name);
+        if names.peek().is_some() && !place.is_dir() {
+            make_directory(&place)?;
+        }
+    }
+    let mut file = File::create_new(&place)?;
+    let copied = std::io::copy(&mut content.open()?, &mut file)?;
+    ensure!(copied == content.len(), "{content} gave {copied} bytes");
+    file.set_permissions(Permissions::from_mode(0o644))?;
+    file.sync_all().context("syncing to disk")
 }
 
 fn is_current(path: &Path, artifact: &Artifact) -> bool {
@@ -200,7 +263,10 @@ fn remove_leftovers(dir: &Path) -> Result<()> {
         let owner =
             name.strip_prefix(PREFIX).and_then(|r| r.split('-').next()).and_then(|p| p.parse::<u32>().ok());
         if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            fs::remove_file(entry.path()).with_context(|| format!("removing {}", entry.path().display()))?;
+            let path = entry.path();
+            let removed =
+                if entry.file_type()?.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.with_context(|| format!("removing {}", path.display()))?;
         }
     }
     Ok(())
@@ -255,6 +321,38 @@ mod tests {
             }
         }
         assert_eq!(names(&out), ["fresh", "hit"]);
+    }
+
+    #[test]
+    fn a_directory_appears_complete_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("netboot");
+        let mut files = BTreeMap::from([
+            ("a/b/c".to_string(), Content::bytes("c")),
+            ("a/d".to_string(), Content::bytes("")),
+        ]);
+        fs::create_dir(dir.path().join(".liveiso-4294967295-netboot")).unwrap();
+        files.insert("z".to_string(), Content::file(&dir.path().join("missing"), 5));
+        publish_directory(&to, &files).unwrap_err();
+        assert_eq!(names(dir.path()), Vec::<String>::new());
+        for bad in ["../x", "a//b", "/x"] {
+            let error = publish_directory(&to, &BTreeMap::from([(bad.to_string(), Content::bytes("x"))]));
+            assert!(format!("{:#}", error.unwrap_err()).ends_with("is no path in a directory"), "{bad}");
+        }
+        files.remove("z");
+        fs::create_dir(&to).unwrap();
+        publish_directory(&to, &files).unwrap();
+        assert_eq!(
+            (names(&to), names(&to.join("a")), names(&to.join("a/b"))),
+            (vec!["a".to_string()], vec!["b".to_string(), "d".to_string()], vec!["c".to_string()])
+        );
+        assert_eq!(fs::metadata(to.join("a/d")).unwrap().permissions().mode() & 0o777, 0o644);
+        let error = publish_directory(&to, &files).unwrap_err().to_string();
+        assert!(
+            error.ends_with("is there already and not empty; remove it or name another directory"),
+            "{error}"
+        );
+        assert_eq!(names(dir.path()), ["netboot"]);
     }
 
     #[test]

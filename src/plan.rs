@@ -48,7 +48,7 @@ pub struct Plan {
     pub budget: Budget,
 }
 
-/// Limits beyond which a build fails.
+/// Limits beyond which a build, or its test, fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Budget {
@@ -56,6 +56,15 @@ pub struct Budget {
     pub initramfs: Option<u64>,
     /// Most bytes of RAM that unpacking the initramfs may take, everything included.
     pub memory: Option<u64>,
+    /// Most bytes of the ISO.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iso_size: Option<u64>,
+    /// Most bytes of RAM that a BIOS machine with a CD may need to reach the login; `liveiso test` sees to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_ram: Option<u64>,
+    /// Least bytes of `MemAvailable` at the login of a BIOS machine of 128 MiB; likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub available_at_128: Option<u64>,
 }
 
 impl Budget {

@@ -262,6 +262,13 @@ fn profile_template(path: &Path, size: u64, sha256: &str) -> Result<String> {
     String::from_utf8(bytes).with_context(|| format!("{} is not UTF-8", path.display()))
 }
 
+/// What puts a menu on the serial port of a kernel's `console=` (`ttyS0,115200`): a
+/// directive of ISOLINUX and PXELINUX, commands of GRUB. Empty for what is no PC serial port.
+pub fn serial_setups(console: &str) -> [String; 2] {
+    let serial = Serial::parse(console);
+    [isolinux_serial(serial), grub_serial(serial)]
+}
+
 /// Whether the built-in menus, or a kernel parameter, hold this volume id where
 /// Rufus would replace it: known without a build.
 pub fn is_rewritten_word(volume_id: &str, parameters: &str) -> bool {

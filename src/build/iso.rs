@@ -11,7 +11,8 @@ use crate::boot;
 use crate::cache::{Cache, StageOutput};
 use crate::format::{fat, iso9660};
 use crate::initramfs;
-use crate::plan::{Layout, Plan};
+use crate::plan::{Budget, Layout, Plan};
+use crate::resolve::{Blame, BudgetKey, Mistake, Mistakes};
 use crate::source;
 use crate::tree::{Content, Kind, Meta, Tree};
 
@@ -65,6 +66,21 @@ fn with_root_hash(plan: &Plan, verity: Option<&root::VerityWords>) -> Plan {
         *parameters = format!("{parameters} liveiso.verity={}", verity.root_hash).trim_start().to_string();
     }
     plan
+}
+
+/// Compares the finished medium with the profile's limit.
+///
+/// # Errors
+/// A [`Mistakes`] with the figures.
+pub fn check_size(size: u64, budget: &Budget) -> Result<(), Mistakes> {
+    let Some(limit) = budget.iso_size.filter(|limit| size > *limit) else {
+        return Ok(());
+    };
+    Err(Mistakes(vec![Mistake {
+        blame: Blame::Budget(BudgetKey::IsoSize),
+        message: format!("the ISO has {size} bytes, {} more than the budget of {limit}", size - limit),
+        help: "name fewer packages, exclude files, or a larger `iso-size` under [budget]".to_string(),
+    }]))
 }
 
 fn write_esp(esp: &Tree, options: &fat::Options, path: &Path) -> Result<()> {

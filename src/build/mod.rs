@@ -80,6 +80,7 @@ fn build_once(plan: &Plan, cache: &Cache, options: &BuildOptions) -> Result<Buil
     initramfs::sizes(&initramfs)?.check(plan.arch, &plan.budget)?;
     let build_id = build_id(&plan_identity, &root, &initramfs)?;
     let iso = iso::stage(plan, cache, &build_id, &root, &initramfs)?;
+    iso::check_size(iso.digest(iso::ISO).size, &plan.budget)?;
     finish(plan, plan_identity, options, build_id, &root, &initramfs, &iso)
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
@@ -55,7 +55,8 @@ pub(super) fn run(args: &Args, color: bool) -> Result<(), Failure> {
         jobs: args.jobs.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN),
         offline: args.cache.offline,
     };
-    let built = build(&resolved.plan, &cache, &options).map_err(|error| failure(args, error, color))?;
+    let built =
+        build(&resolved.plan, &cache, &options).map_err(|error| failure(&args.profile, error, color))?;
     message(&format!("{}\n", built.initramfs.summary));
     for note in &built.notes {
         warn(note);
@@ -73,12 +74,12 @@ pub(super) fn run(args: &Args, color: bool) -> Result<(), Failure> {
 }
 
 /// The profile's mistakes are shown where they are written.
-fn failure(args: &Args, error: anyhow::Error, color: bool) -> Failure {
+pub(super) fn failure(profile: &Path, error: anyhow::Error, color: bool) -> Failure {
     let Some(mistakes) = error.downcast_ref::<Mistakes>() else {
         return Failure::of_build(error);
     };
     let mut diagnostics = Diagnostics::default();
-    report(&profile_dir(&args.profile), mistakes, &mut diagnostics);
+    report(&profile_dir(profile), mistakes, &mut diagnostics);
     print_diagnostics(&diagnostics, color);
     Failure::explained(Exit::ProfileInvalid)
 }

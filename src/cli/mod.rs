@@ -9,6 +9,7 @@ mod check;
 pub mod dev;
 mod diff;
 mod exit;
+mod export;
 mod inspect;
 mod lock;
 mod plan;
@@ -52,6 +53,8 @@ enum Command {
     Build(build::Args),
     Check(check::Args),
     Diff(diff::Args),
+    #[command(subcommand)]
+    Export(export::Command),
     Inspect(inspect::Args),
     Lock(lock::Args),
     Plan(plan::Args),
@@ -77,6 +80,7 @@ impl Cli {
             Command::Build(args) => build::run(&args, color),
             Command::Check(args) => check::run(&args, color),
             Command::Diff(args) => diff::run(&args),
+            Command::Export(command) => export::run(&command, color),
             Command::Inspect(args) => inspect::run(&args),
             Command::Lock(args) => lock::run(&args, color),
             Command::Plan(args) => plan::run(&args, color),

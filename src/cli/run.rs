@@ -19,9 +19,12 @@ pub(super) struct Args {
     /// What starts the machine.
     #[arg(long, value_name = "FIRMWARE", default_value = "bios")]
     firmware: Firmware,
-    /// What the image is plugged in as.
+    /// How the image comes to the machine.
     #[arg(long, value_name = "MEDIUM", default_value = "cd")]
     medium: Medium,
+    /// Directory on the medium that holds the marker file.
+    #[arg(long, value_name = "NAME", default_value = "liveiso")]
+    install_dir: String,
     /// Virtual processors.
     #[arg(long, value_name = "N", default_value = "1")]
     cpus: u32,
@@ -36,6 +39,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     machine.cpus = args.cpus;
     machine.accelerator = Accelerator::best();
     let console = if args.serial { Console::Serial } else { Console::Window };
-    run_machine(&args.iso, &RunOptions { machine, console, network: args.network })?;
+    let install_dir = args.install_dir.clone();
+    run_machine(&args.iso, &RunOptions { machine, console, install_dir, network: args.network })?;
     Ok(())
 }

@@ -123,12 +123,7 @@ fn add_modules(plan: &Plan, root: &Tree, tree: &mut Tree) -> Result<()> {
     }
     let mut sorted = closure.modules.clone();
     sorted.sort();
-    let texts = [
-        ("modules.dep", modprobe::modules_dep(&index, &sorted)?),
-        ("modules.alias", modprobe::modules_alias(&index, &sorted)?),
-        ("modules.softdep", modprobe::modules_softdep(&index, &sorted)),
-    ];
-    for (name, text) in texts {
+    for (name, text) in modprobe::module_texts(&index, &sorted)? {
         tree.add_file(format!("{directory}/{name}").as_bytes(), Content::bytes(text), file_meta, origin)?;
     }
     copy_builtin(root, &index, tree, &directory, file_meta, origin)

@@ -33,6 +33,7 @@ pub use ioctl::ioctl_program;
 pub use kernel_config::check_kernel;
 pub use kernel_format::{Part, PartFormat, unpack};
 pub use microcode::{Vendor, microcode_archive, microcode_vendor};
+pub use modprobe::module_texts;
 pub use module_list::{ModuleList, default_modules};
 pub use pack::{Packed, id_archive, pack};
 pub use programs::add_programs;

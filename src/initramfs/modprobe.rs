@@ -16,9 +16,21 @@ use anyhow::{Result, bail};
 
 use crate::kmod::{Edges, ModuleId, ModuleIndex, dep_text, reachable};
 
+/// The files for these modules, which are sorted, by name.
+///
+/// # Errors
+/// Modules that need each other in a circle, aliases that are none.
+pub fn module_texts(index: &ModuleIndex, modules: &[ModuleId]) -> Result<[(&'static str, String); 3]> {
+    Ok([
+        ("modules.dep", modules_dep(index, modules)?),
+        ("modules.alias", modules_alias(index, modules)?),
+        ("modules.softdep", modules_softdep(index, modules)),
+    ])
+}
+
 /// `modules.dep`: paths of plain modules, soft dependencies made hard unless
 /// that would close a circle.
-pub(super) fn modules_dep(index: &ModuleIndex, modules: &[ModuleId]) -> Result<String> {
+fn modules_dep(index: &ModuleIndex, modules: &[ModuleId]) -> Result<String> {
     let included: BTreeSet<ModuleId> = modules.iter().copied().collect();
     let hard = |id: ModuleId| index.get(id).depends.iter().copied().filter(|other| included.contains(other));
     let mut edges: Edges = modules.iter().map(|&id| (id, hard(id).collect())).collect();
@@ -38,7 +50,7 @@ fn serves_some_processors(index: &ModuleIndex, id: ModuleId) -> bool {
 }
 
 /// `modules.alias` without what no device or kernel request can ask for here.
-pub(super) fn modules_alias(index: &ModuleIndex, modules: &[ModuleId]) -> Result<String> {
+fn modules_alias(index: &ModuleIndex, modules: &[ModuleId]) -> Result<String> {
     let mut text = String::new();
     for &id in modules {
         let module = index.get(id);
@@ -50,7 +62,7 @@ pub(super) fn modules_alias(index: &ModuleIndex, modules: &[ModuleId]) -> Result
 }
 
 /// `modules.softdep`, for people and for kmod; busybox does not read it.
-pub(super) fn modules_softdep(index: &ModuleIndex, modules: &[ModuleId]) -> String {
+fn modules_softdep(index: &ModuleIndex, modules: &[ModuleId]) -> String {
     let modules = modules.iter().map(|&id| index.get(id));
     let lines = modules.flat_map(|m| {
         m.module.softdeps.iter().map(|softdep| format!("softdep {} {}\n", m.name, softdep.text))

@@ -156,9 +156,9 @@ mod tests {
     #[test]
     fn a_budget_fails_with_the_figures() {
         let sizes = sizes(65 << 20, 66 << 20);
-        let within = Budget { initramfs: Some(66 << 20), memory: Some(220 << 20) };
+        let within = Budget { initramfs: Some(66 << 20), memory: Some(220 << 20), ..Budget::default() };
         assert_eq!(sizes.check(Arch::I386, &within), Ok(()));
-        let beyond = Budget { initramfs: Some(4 << 20), memory: Some(128 << 20) };
+        let beyond = Budget { initramfs: Some(4 << 20), memory: Some(128 << 20), ..Budget::default() };
         let error = sizes.check(Arch::I386, &beyond).unwrap_err();
         assert_eq!(
             error.to_string(),

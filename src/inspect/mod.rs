@@ -36,7 +36,7 @@ use crate::tree::{Content, Kind, Tree, display_path};
 pub use gpt::{Gpt, GptPartition};
 pub use initramfs::{Contents, Member, Part};
 pub use kernel::Header;
-pub use menu::{Config, Entry};
+pub use menu::{Config, Entry, Entry as MenuEntry};
 pub use packages::{Package, Packages};
 pub use pe::{Program, Sbat, Signer};
 pub use report::text;
@@ -249,6 +249,11 @@ fn read(path: &Path) -> Result<Inspection> {
     inspection.read_initramfs();
     inspection.packages = packages::find(&mut inspection);
     Ok(inspection)
+}
+
+/// The entries of all boot menus among a medium's files, menu by menu.
+pub fn menu_entries(tree: &Tree) -> Vec<MenuEntry> {
+    menu::configs(tree).iter().flat_map(menu::entries).collect()
 }
 
 fn file_entries(tree: &Tree) -> Vec<FileEntry> {

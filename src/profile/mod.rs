@@ -127,6 +127,9 @@ pub struct BootTable {
 pub struct BudgetTable {
     pub initramfs: Option<Text>,
     pub memory: Option<Text>,
+    pub iso_size: Option<Text>,
+    pub min_ram: Option<Text>,
+    pub available_at_128: Option<Text>,
 }
 
 /// Reads a profile directory. `None` when there is nothing to go on with: no
@@ -263,7 +266,13 @@ fn hooks_table(table: &mut Table) -> HooksTable {
 }
 
 fn budget_table(table: &mut Table) -> BudgetTable {
-    BudgetTable { initramfs: table.string("initramfs"), memory: table.string("memory") }
+    BudgetTable {
+        initramfs: table.string("initramfs"),
+        memory: table.string("memory"),
+        iso_size: table.string("iso-size"),
+        min_ram: table.string("min-ram"),
+        available_at_128: table.string("available-at-128"),
+    }
 }
 
 fn boot_table(table: &mut Table) -> BootTable {

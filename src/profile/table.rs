@@ -54,7 +54,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ),
     ("initramfs.hooks", &["media", "mount", "bottom"]),
     ("boot", &["title", "timeout", "kernel-parameters", "serial"]),
-    ("budget", &["initramfs", "memory"]),
+    ("budget", &["initramfs", "memory", "iso-size", "min-ram", "available-at-128"]),
 ];
 
 /// A table and where its mistakes go.

@@ -5,6 +5,7 @@
 //! --pdeathsig` makes the kernel do so when we are killed. (The signal comes when
 //! the *thread* that started QEMU ends, so a guest stays with its thread.)
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -30,8 +31,12 @@ use crate::host::{self, Tool};
 /// What QEMU is needed for, in messages.
 pub(super) const PURPOSE: &str = "booting the image";
 
-/// A failed boot's last picture, in the log directory.
-const SCREENSHOT: &str = "screen.png";
+/// Pictures in the log directory: of the boot menu, and of a failed boot's end.
+const MENU_PICTURE: &str = "menu.png";
+const LAST_PICTURE: &str = "screen.png";
+
+/// What ISOLINUX and GRUB write below their menus, also to a serial port.
+const MENU_SHOWN: &[&str] = &["Press [Tab] to edit options", "highlighted entry will be executed"];
 
 /// A running machine.
 #[derive(Debug)]
@@ -72,7 +77,9 @@ impl Guest {
         let scratch = scratch_dir()?;
         let log_dir = log_dir.unwrap_or(scratch.path());
         std::fs::create_dir_all(log_dir).with_context(|| format!("creating {}", log_dir.display()))?;
-        remove_if_there(&log_dir.join(SCREENSHOT))?;
+        for picture in [MENU_PICTURE, LAST_PICTURE] {
+            remove_if_there(&log_dir.join(picture))?;
+        }
         let console_log = new_log(&log_dir.join("console.log"))?;
         let firmware_path = log_dir.join("firmware.log");
         let firmware_log = new_log(&firmware_path)?;
@@ -307,7 +314,8 @@ pub struct Boot {
 /// with what it should be and powers off.
 ///
 /// `expected_id` is the build id, or `None` to take any. `limit` holds for all of it.
-/// For `log_dir` see [`Guest::start`]; a failed boot leaves `screen.png` there too.
+/// For `log_dir` see [`Guest::start`]; `menu.png` is there too once a menu was shown on
+/// the serial port, and `screen.png` after a failed boot.
 ///
 /// # Errors
 /// Only the host's failures (a missing program, a full disk); the guest's are in [`Boot::failure`].
@@ -322,13 +330,30 @@ pub fn boot_and_report(
     let deadline = started + limit;
     let mut guest = Guest::start(machine, Some(image), log_dir, deadline)?;
     let mut boot = Boot { report: None, failure: None, login_seconds: None, medium_reads: None };
-    boot.failure = converse(&mut guest, machine, expected_id, started, limit, &mut boot)?;
+    // QEMU may have another idea of the current directory.
+    let log_dir = log_dir.map(std::path::absolute).transpose().context("finding the current directory")?;
+    let menu = log_dir.as_ref().map(|dir| dir.join(MENU_PICTURE));
+    boot.failure = converse(&mut guest, machine, expected_id, started, limit, menu, &mut boot)?;
     if let (Some(_), Some(dir)) = (&boot.failure, log_dir) {
-        let picture = std::path::absolute(dir.join(SCREENSHOT)).context("finding the current directory")?;
         // Best effort: the machine may be gone already.
-        let _ = guest.qmp.screenshot(&picture);
+        let _ = guest.qmp.screenshot(&dir.join(LAST_PICTURE));
     }
     Ok(boot)
+}
+
+/// Takes a picture when the console shows a menu, once.
+struct MenuWatch<'q> {
+    qmp: &'q mut Qmp,
+    file: Option<PathBuf>,
+}
+
+impl MenuWatch<'_> {
+    fn look(&mut self, console: &str) {
+        if self.file.is_some() && MENU_SHOWN.iter().any(|text| console.contains(text)) {
+            // A menu that cannot be photographed is no reason to end a boot.
+            let _ = self.file.take().map(|file| self.qmp.screenshot(&file));
+        }
+    }
 }
 
 fn converse(
@@ -337,14 +362,22 @@ fn converse(
     expected_id: Option<&str>,
     started: Instant,
     limit: Duration,
+    menu: Option<PathBuf>,
     boot: &mut Boot,
 ) -> Result<Option<BootFailure>> {
     let deadline = started + limit;
-    let stopped = match Shell::log_in(&mut guest.serial, deadline, is_hopeless)? {
+    let watch = RefCell::new(MenuWatch { qmp: &mut guest.qmp, file: menu });
+    let gone_wrong = |console: &str| {
+        watch.borrow_mut().look(console);
+        is_hopeless(console)
+    };
+    let stopped = match Shell::log_in(&mut guest.serial, deadline, gone_wrong)? {
         Err(stopped) => stopped,
         Ok(mut shell) => {
             boot.login_seconds = Some(started.elapsed().as_secs_f64());
-            boot.medium_reads = Some(MediumReads::ask(&mut guest.qmp)?);
+            if machine.medium.is_drive() {
+                boot.medium_reads = Some(MediumReads::ask(&mut guest.qmp)?);
+            }
             let answer = shell.report(deadline);
             let report = match answer {
                 Ok(report) => boot.report.insert(report),

@@ -89,26 +89,53 @@ pub(super) const MEDIUM_NODE: &str = "medium";
 /// Where Debian's ovmf packages keep their images.
 const OVMF_DIR: &str = "/usr/share/OVMF";
 
-/// What the image pretends to be.
+/// The way the image comes to the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Medium {
-    /// A CD in an IDE or AHCI drive.
+    /// A CD.
     Cd,
-    /// A USB stick the image was written to with `dd`, write-protected.
+    /// A stick the image was written to byte by byte.
     Usb,
+    /// As `usb`, for firmware that does not look for El Torito on a stick.
+    UsbWithoutElTorito,
+    /// A FAT32 stick with the image's files.
+    FatCopy,
+    /// A stick whose GRUB starts the image from a file.
+    Loopback,
+    /// The network: DHCP, TFTP and what `export netboot` writes.
+    Netboot,
 }
 
 impl Medium {
     /// Every medium, in the order of the test table.
-    pub const ALL: [Medium; 2] = [Medium::Cd, Medium::Usb];
+    pub const ALL: [Medium; 6] = [
+        Medium::Cd,
+        Medium::Usb,
+        Medium::UsbWithoutElTorito,
+        Medium::FatCopy,
+        Medium::Loopback,
+        Medium::Netboot,
+    ];
+
+    /// The media that are the image itself.
+    pub const PLAIN: [Medium; 2] = [Medium::Cd, Medium::Usb];
 
     /// The name used in options, tables and directories.
     pub fn name(self) -> &'static str {
         match self {
             Medium::Cd => "cd",
             Medium::Usb => "usb",
+            Medium::UsbWithoutElTorito => "usb-without-el-torito",
+            Medium::FatCopy => "fat-copy",
+            Medium::Loopback => "loopback",
+            Medium::Netboot => "netboot",
         }
+    }
+
+    /// Whether the machine has it as a drive, and so counts what is read from it.
+    pub(super) fn is_drive(self) -> bool {
+        self != Medium::Netboot
     }
 }
 
@@ -144,7 +171,7 @@ pub struct Machine {
     pub firmware: Firmware,
     /// What the image is plugged in as.
     pub medium: Medium,
-    /// The controller for [`Medium::Usb`].
+    /// The controller for sticks.
     pub usb: UsbController,
     /// RAM in MiB.
     pub memory_mib: u32,
@@ -194,8 +221,9 @@ impl Machine {
         }
     }
 
-    /// The hardware as QEMU arguments; `image` is the medium, if there is one, and
-    /// `vars` the machine's own copy of the UEFI variables.
+    /// The hardware as QEMU arguments; `image` is the medium, if there is one (for
+    /// [`Medium::Netboot`] the directory that is served), and `vars` the machine's own
+    /// copy of the UEFI variables.
     pub fn arguments(&self, image: Option<&Path>, vars: &Path) -> Vec<OsString> {
         let board = match self.firmware {
             Firmware::Bios => "pc",
@@ -209,8 +237,10 @@ impl Machine {
             // The reboot time-out makes SeaBIOS give up at once instead of trying for ever.
             .words(&["-vga", "std", "-boot", "strict=on,reboot-timeout=0"]);
         self.flash_arguments(&mut args, vars);
-        if let Some(image) = image {
-            self.medium_arguments(&mut args, image);
+        match image {
+            Some(dir) if self.medium == Medium::Netboot => self.network_arguments(&mut args, dir),
+            Some(image) => self.medium_arguments(&mut args, image),
+            None => {}
         }
         args.0.extend(self.extra.iter().cloned());
         args.0
@@ -238,10 +268,25 @@ impl Machine {
                 args.words(&["-device", "ide-cd,bus=ide.1,drive=medium,bootindex=0"])
             }
             (Medium::Cd, _) => args.words(&["-device", "ide-cd,bus=ide.0,drive=medium,bootindex=0"]),
-            (Medium::Usb, _) => args
+            _ => args
                 .words(&["-device", &format!("{},id=usb", self.usb.device())])
                 .words(&["-device", "usb-storage,bus=usb.0,drive=medium,bootindex=0"]),
         };
+    }
+
+    /// QEMU's own DHCP and TFTP servers, which reach nothing but `dir`.
+    ///
+    /// The card's boot ROM in a BIOS machine is iPXE, which takes a script for a boot
+    /// file; OVMF has a driver for the virtio card and starts GRUB, made for networks.
+    fn network_arguments(&self, args: &mut Arguments, dir: &Path) {
+        let (card, program) = match self.firmware {
+            Firmware::Bios => ("e1000", "boot.ipxe"),
+            Firmware::UefiX64 => ("virtio-net-pci,romfile=", "grubnetx64.efi"),
+            Firmware::UefiIa32 => ("virtio-net-pci,romfile=", "grubnetia32.efi"),
+        };
+        args.words(&["-netdev"])
+            .path(&format!("user,id=net,restrict=on,bootfile={program},tftp="), dir)
+            .words(&["-device", &format!("{card},netdev=net,bootindex=0")]);
     }
 
     /// Makes the machine's own copy of the UEFI variables in `dir` and returns its path.
@@ -336,7 +381,7 @@ mod tests {
         ];
         let found: Vec<String> = Firmware::ALL
             .iter()
-            .flat_map(|firmware| Medium::ALL.map(|medium| shown(&Machine::new(*firmware, medium))))
+            .flat_map(|firmware| Medium::PLAIN.map(|medium| shown(&Machine::new(*firmware, medium))))
             .collect();
         assert_eq!(found, expected);
     }

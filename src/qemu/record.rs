@@ -11,6 +11,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -19,11 +20,10 @@ use anyhow::{Context, Result, bail, ensure};
 use super::failure::{BootFailure, Ending, is_hopeless};
 use super::guest::{Guest, scratch_dir};
 use super::machine::{Arguments, Firmware, Machine, Medium};
-use super::matrix::xorriso;
 use super::report::Shell;
 use super::serial::Stopped;
+use super::subject::Subject;
 use crate::format::squashfs;
-use crate::tree::components;
 
 /// One event takes about 48 bytes; the kernel says when it has lost any.
 const TRACE: &str = "trace_event=filemap:mm_filemap_add_to_page_cache trace_buf_size=4M";
@@ -129,39 +129,27 @@ struct Parts {
 
 impl Parts {
     fn extract(image: &Path, install_dir: &str, dir: &Path) -> Result<Parts> {
-        let purpose = "taking the kernel out of the image";
-        let listing = xorriso(image, purpose)?
-            .args(["-find", "/", "-type", "f", "--"])
-            .output()
-            .with_context(|| format!("listing the files of {}", image.display()))?;
-        let listing = String::from_utf8_lossy(&listing);
-        let names: Vec<&str> =
-            listing.lines().filter_map(|l| l.trim().strip_prefix('\'')?.strip_suffix('\'')).collect();
-        let top = format!("/{install_dir}/");
-        let find = |ending: &str| names.iter().find(|n| n.starts_with(&top) && n.ends_with(ending)).copied();
-        let wanted = [
-            (find("/vmlinuz"), "vmlinuz"),
-            (find("/initrd.img"), "initrd.img"),
-            (find("/airootfs.sfs"), "airootfs.sfs"),
-            (
-                ["/isolinux/isolinux.cfg", "/boot/grub/grub.cfg"].into_iter().find(|n| names.contains(n)),
-                "boot menu",
-            ),
-        ];
-        let mut tool = xorriso(image, purpose)?;
-        for (found, name) in wanted {
-            let found = found.with_context(|| format!("{} has no {name}", image.display()))?;
-            ensure!(components(found.as_bytes()).is_ok(), "{found} is no path");
-            tool = tool.args(["-extract", found]).arg(dir.join(name));
-        }
-        tool.output().with_context(|| format!("reading {}", image.display()))?;
-        let menu = dir.join("boot menu");
-        let menu = std::fs::read_to_string(&menu).with_context(|| format!("reading {}", menu.display()))?;
+        let subject = Subject::open(image, install_dir)?;
+        let take = |ending: &str| -> Result<PathBuf> {
+            let (_, content) = subject
+                .files()
+                .find(|(path, _)| path.ends_with(ending))
+                .with_context(|| format!("{} has no {}", image.display(), &ending[1..]))?;
+            let to = dir.join(&ending[1..]);
+            let copied = File::create_new(&to).and_then(|mut file| {
+                std::io::copy(&mut content.open().map_err(std::io::Error::other)?, &mut file)
+            });
+            copied.with_context(|| format!("writing {}", to.display()))?;
+            Ok(to)
+        };
+        let menu = ["isolinux/isolinux.cfg", "boot/grub/grub.cfg"].into_iter().find_map(|n| subject.file(n));
+        let menu = menu.with_context(|| format!("{} has no boot menu", image.display()))?.read_all()?;
         Ok(Parts {
-            kernel: dir.join("vmlinuz"),
-            initrd: dir.join("initrd.img"),
-            root: dir.join("airootfs.sfs"),
-            command_line: command_line(&menu).context("the boot menu starts no kernel")?,
+            kernel: take("/vmlinuz")?,
+            initrd: take("/initrd.img")?,
+            root: take("/airootfs.sfs")?,
+            command_line: command_line(&String::from_utf8_lossy(&menu))
+                .context("the boot menu starts no kernel")?,
         })
     }
 

@@ -6,7 +6,9 @@ use std::process::Stdio;
 use anyhow::{Context, Result, bail};
 
 use super::guest::{command, scratch_dir};
-use super::machine::Machine;
+use super::machine::{Machine, Medium};
+use super::media::Media;
+use super::subject::Subject;
 use crate::host;
 
 /// Where the person sits.
@@ -25,6 +27,8 @@ pub struct RunOptions {
     pub machine: Machine,
     /// Where the person sits.
     pub console: Console,
+    /// The directory on the medium that holds the marker file.
+    pub install_dir: String,
     /// Whether the guest reaches the host's network (QEMU's user-mode NAT).
     pub network: bool,
 }
@@ -45,6 +49,14 @@ pub fn run(image: &Path, options: &RunOptions) -> Result<()> {
         bail!("there is no graphical session to open a window in; use --serial to boot on this terminal");
     }
     let scratch = scratch_dir()?;
+    let (firmware, medium) = (options.machine.firmware, options.machine.medium);
+    // The plain media can be any maker's image.
+    let media = if Medium::PLAIN.contains(&medium) {
+        None
+    } else {
+        Some(Media::make(&Subject::open(image, &options.install_dir)?, &[(firmware, medium)])?)
+    };
+    let image = media.as_ref().map_or(image, |media| media.path(medium));
     let vars = options.machine.prepare_firmware(scratch.path())?;
     let mut tool = command(&options.machine)?
         .args(options.machine.arguments(Some(image), &vars))

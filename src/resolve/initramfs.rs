@@ -194,5 +194,8 @@ pub(super) fn budget(table: &BudgetTable, layout: Layout, diagnostics: &mut Diag
     Budget {
         initramfs: size("initramfs", table.initramfs.as_ref()),
         memory: size("memory", table.memory.as_ref()).or(default),
+        iso_size: size("iso-size", table.iso_size.as_ref()),
+        min_ram: size("min-ram", table.min_ram.as_ref()),
+        available_at_128: size("available-at-128", table.available_at_128.as_ref()),
     }
 }

@@ -42,6 +42,8 @@ pub enum BudgetKey {
     Initramfs,
     /// `memory`
     Memory,
+    /// `iso-size`
+    IsoSize,
 }
 
 /// One mistake of the profile.
@@ -109,6 +111,7 @@ fn place_of<'p>(profile: &'p Profile, blame: &Blame) -> Option<&'p Place> {
         Blame::Verity => profile.root.verity.as_ref().map(|wanted| &wanted.place),
         Blame::Budget(BudgetKey::Initramfs) => text(&profile.budget.initramfs),
         Blame::Budget(BudgetKey::Memory) => text(&profile.budget.memory),
+        Blame::Budget(BudgetKey::IsoSize) => text(&profile.budget.iso_size),
     };
     place.or(text(&profile.kernel.package)).or(packages::place_of(profile, "linux-image"))
 }

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use liveiso::host::Tool;
 use liveiso::qemu::accelerator::{Accelerator, probe};
 use liveiso::qemu::{
-    Cell, Firmware, Guest, Machine, Medium, TestOptions, matrix, report::Shell, serial::Stopped, test,
+    Cell, Firmware, Guest, Machine, Medium, Subject, TestOptions, matrix, report::Shell, serial::Stopped,
+    test,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -60,7 +61,7 @@ bios-cd  128  FAILED        -        -         -             -        -      -  
 No bootable device.  Retrying in 0 seconds. (the machine switched itself off or reset)
 ";
     assert_eq!(matrix::table(&cells), expected);
-    let mut names: Vec<String> = fs::read_dir(logs.join("bios-cd"))
+    let mut names: Vec<String> = fs::read_dir(logs.join("bios-cd-128M"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
@@ -74,7 +75,8 @@ fn marker_files_of_images() {
     let id = |name: &str, files: &[&str]| {
         let dir = dir.path().join(name);
         fs::create_dir(&dir).unwrap();
-        matrix::build_id(&data_image(&dir, files), "liveiso")
+        Subject::open(&data_image(&dir, files), "liveiso")
+            .map(|subject| subject.build_id)
             .map_err(|e| format!("{e:#}").replace(&*dir.to_string_lossy(), "DIR"))
     };
     let marker = format!("liveiso/{ID}.id");
@@ -87,7 +89,7 @@ fn marker_files_of_images() {
         id("none", &["liveiso/i386/airootfs.sfs"]),
         Err("DIR/a,b.iso has no marker file /liveiso/*.id; is it a liveiso image?".to_string())
     );
-    let missing = matrix::build_id(&dir.path().join("missing.iso"), "liveiso").unwrap_err();
+    let missing = Subject::open(&dir.path().join("missing.iso"), "liveiso").unwrap_err();
     assert!(missing.to_string().ends_with("missing.iso is not a file; give the .iso to boot"));
 }
 
@@ -190,7 +192,8 @@ fn consoles(logs: &Path) -> String {
     text
 }
 
-fn names(cells: &[serde_json::Value]) -> Vec<&str> {
+/// The machines' names.
+pub fn names(cells: &[serde_json::Value]) -> Vec<&str> {
     cells.iter().map(|cell| cell["name"].as_str().unwrap()).collect()
 }
 
@@ -231,4 +234,14 @@ fn rescue_boots_on_every_machine_of_the_matrix() {
 fn rescue_boots_in_64_mib() {
     let cells = boots(rescue(), &["--firmware", "bios", "--medium", "cd", "--memory", "64"]);
     assert_eq!(names(&cells), ["bios-cd"]);
+}
+
+/// Files copied to FAT32 under another label, the image as a file on another stick,
+/// and a firmware that needs the partition table.
+#[test]
+fn tiny_boots_from_the_media_people_make_of_it() {
+    let cells = boots(tiny(), &["--firmware", "uefi-x64", "--medium", "fat-copy,loopback"]);
+    assert_eq!(names(&cells), ["uefi-x64-fat-copy", "uefi-x64-loopback"]);
+    let cells = boots(tiny(), &["--firmware", "uefi-ia32", "--medium", "usb-without-el-torito"]);
+    assert_eq!(names(&cells), ["uefi-ia32-usb-without-el-torito"]);
 }

@@ -8,6 +8,7 @@ mod cache;
 mod command_line;
 mod cpio;
 mod erofs;
+mod export;
 mod fat;
 mod hostile;
 mod init;

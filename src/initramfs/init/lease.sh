@@ -6,6 +6,7 @@ deconfig) ip -4 addr flush dev "$interface" ;;
 bound | renew)
 	ip addr add "$ip/${mask:-24}" dev "$interface"
 	[ "$router" ] && ip route replace default via "${router%% *}" dev "$interface"
+	[ "$siaddr" ] && echo "$siaddr ${bootfile:-$boot_file}" >/run/initramfs/live/server
 	echo "$interface $ip/${mask:-24}" >/run/initramfs/live/lease
 	;;
 esac

@@ -1,12 +1,14 @@
 # The image over the network: liveiso.net=http://SERVER/DIR or tftp://SERVER/DIR,
-# where DIR holds what is on the medium. Addresses, not names: a static busybox
-# resolves none. It is copied to RAM; length and SHA-256 must be those the
-# initramfs carries. Left out: NBD and iSCSI, whose clients busybox lacks; TLS.
+# where DIR holds what is on the medium; a script of iPXE there may be named too,
+# and `tftp:` alone is the directory of the boot file that DHCP names. Addresses,
+# not names: a static busybox resolves none. The image is copied to RAM; length
+# and SHA-256 must be those the initramfs carries. Left out: NBD and iSCSI, whose
+# clients busybox lacks; TLS.
 # shellcheck shell=sh disable=SC3043,SC2034,SC2153,SC2154
 
 # Sets $image to the copy in RAM; on failure $verdict says why.
 fetch_image() {
-	local digest bytes need available url file="$LIVE/toram/${IMAGE##*/}"
+	local digest bytes need available url base file="$LIVE/toram/${IMAGE##*/}"
 	read -r digest bytes </etc/liveiso/image || {
 		verdict="this initramfs does not know the image's digest"
 		return 1
@@ -17,7 +19,8 @@ fetch_image() {
 		return 1
 	fi
 	bring_up_network || return 1
-	url=${opt_net%/}/$INSTALL_DIR/$IMAGE
+	find_base || return 1
+	url=$base/$INSTALL_DIR/$IMAGE
 	case $opt_net in *.sfs | *.squashfs | *.erofs) url=$opt_net ;; esac
 	mkdir -p "$LIVE/toram"
 	grep -q " $LIVE/toram " /proc/mounts ||
@@ -34,6 +37,22 @@ fetch_image() {
 	image=$file
 }
 
+# Sets $base to the URL of what the medium holds.
+find_base() {
+	local server file
+	case $opt_net in
+	tftp:)
+		read -r server file <"$LIVE/server" 2>/dev/null
+		verdict="DHCP names no boot server: write liveiso.net=tftp://ADDRESS/DIR"
+		[ "$server" ] || return 1
+		file=${file#/}
+		case $file in */*) base=tftp://$server/${file%/*} ;; *) base=tftp://$server ;; esac
+		;;
+	*.ipxe) base=${opt_net%/*} ;;
+	*) base=${opt_net%/} ;;
+	esac
+}
+
 # File $2 from URL $1, with a line every 10 MiB of the $3 kB. busybox's wget has no
 # time-out: half a minute without a byte ends it.
 download() {
@@ -41,7 +60,7 @@ download() {
 	rest=${1#tftp://}
 	case $1 in
 	http://*) wget -q -O "$2" "$1" 2>"$LIVE/loader" & ;;
-	tftp://*) tftp -g -l "$2" -r "${rest#*/}" "${rest%%/*}" 2>"$LIVE/loader" & ;;
+	tftp://*) tftp -b 1428 -g -l "$2" -r "${rest#*/}" "${rest%%/*}" 2>"$LIVE/loader" & ;;
 	*)
 		verdict="$1: only http:// and tftp:// can be fetched"
 		return 1
@@ -77,7 +96,7 @@ bring_up_network() {
 			name=${path##*/}
 			say "asking for an address on $name"
 			ip link set "$name" up
-			udhcpc -q -n -f -t 4 -T 3 -i "$name" -s "$LIVE/lease.sh" >>"$LOG" 2>&1 && [ -e "$LIVE/lease" ] &&
+			udhcpc -q -n -f -t 4 -T 3 -O bootfile -i "$name" -s "$LIVE/lease.sh" >>"$LOG" 2>&1 && [ -e "$LIVE/lease" ] &&
 				say "network: $(cat "$LIVE/lease")" && return 0
 		done
 		waited=$((waited + 5))

@@ -186,7 +186,7 @@ resolve_in() {
 clean_up() {
 	cp /etc/liveiso/id "$LIVE/id"
 	rm -rf "$SEEN" "$ASKED" "$ASKED".*
-	rm -f "$LIVE/lease.sh" "$LIVE/loader" "$LIVE/digest" "$LIVE/offered" "$LIVE/verdict" "$LIVE/question"
+	rm -f "$LIVE/lease.sh" "$LIVE/loader" "$LIVE/digest" "$LIVE/server" "$LIVE/offered" "$LIVE/verdict" "$LIVE/question"
 	rmdir "$TRIAL" 2>/dev/null
 	[ "$VERITY_DEVICE" ] && keep_means_to_close
 	log "handing over to $opt_init after $(uptime_seconds) s, MemAvailable $(meminfo MemAvailable) kB"

@@ -1,0 +1,225 @@
+//! The same menu for iPXE, PXELINUX and GRUB, taken from the medium's own.
+//!
+//! Paths are relative to the directory that is served, wherever that is:
+//! PXELINUX and iPXE take them so, GRUB knows where its loader came from. Where
+//! /init finds the image is the last word of each kernel command line.
+
+use std::fmt::Write;
+
+use crate::boot::serial_setups;
+use crate::inspect::MenuEntry;
+
+/// One way to start the system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Start {
+    pub title: String,
+    /// Path without leading slash.
+    pub kernel: String,
+    /// The same.
+    pub initrd: String,
+    pub options: String,
+}
+
+/// What the three menus say.
+pub(super) struct Menus<'m> {
+    /// The image's name and id, for people.
+    pub about: &'m str,
+    pub starts: &'m [Start],
+    /// Where the directory will be served, without a slash at the end, if that is known.
+    pub url: Option<&'m str>,
+}
+
+/// The entries of the medium's menu that start its own kernel; of several menus the first that has any.
+/// Copying to RAM is what a machine without a medium does anyway.
+pub(super) fn starts(entries: &[MenuEntry], install_dir: &str) -> Vec<Start> {
+    let ours = format!("/{install_dir}/boot/");
+    for config in ["/boot/grub/grub.cfg", "/isolinux/isolinux.cfg"] {
+        let found: Vec<Start> = entries
+            .iter()
+            .filter(|entry| entry.config == config && entry.kernel.starts_with(&ours))
+            // What is behind a variable is not to be known here.
+            .filter(|entry| !entry.kernel.contains('$'))
+            .filter_map(|entry| start(entry).filter(|start| !start.has_word("toram")))
+            .collect();
+        if !found.is_empty() {
+            return found;
+        }
+    }
+    Vec::new()
+}
+
+fn start(entry: &MenuEntry) -> Option<Start> {
+    let [initrd] = &entry.initrds[..] else { return None };
+    // GRUB's variables are about ISO files on disks.
+    let words = entry.options.split_ascii_whitespace().filter(|word| !word.starts_with('$'));
+    Some(Start {
+        title: entry.title.clone(),
+        kernel: entry.kernel.trim_start_matches('/').to_string(),
+        initrd: initrd.trim_start_matches('/').to_string(),
+        options: words.collect::<Vec<_>>().join(" "),
+    })
+}
+
+impl Start {
+    fn has_word(&self, word: &str) -> bool {
+        self.options.split_ascii_whitespace().any(|w| w == word)
+    }
+}
+
+/// A line that any of the three languages takes as a comment.
+fn heading(about: &str) -> String {
+    format!("# {about}: kernel, initramfs and image over the network.\n")
+}
+
+impl Menus<'_> {
+    /// The menus are where the kernel's messages are.
+    fn serial(&self) -> [String; 2] {
+        let words = self.starts.iter().flat_map(|start| start.options.split_ascii_whitespace());
+        let console = words.filter_map(|word| word.strip_prefix("console=")).find(|c| c.starts_with("ttyS"));
+        serial_setups(console.unwrap_or_default())
+    }
+
+    /// `boot.ipxe`, which iPXE starts from where it got it.
+    pub(super) fn ipxe(&self) -> String {
+        let mut text = format!("#!ipxe\n{}\n", heading(self.about));
+        match self.url {
+            Some(url) => writeln!(text, "set base {url}/boot.ipxe"),
+            // An address by itself: /init resolves no names.
+            None => writeln!(
+                text,
+                "isset ${{cwuri}} && set base ${{cwuri}} || set base tftp://${{next-server}}/boot.ipxe"
+            ),
+        }
+        .expect("writing to a String");
+        writeln!(text, "\n:menu\nmenu {}", self.about).expect("writing to a String");
+        for (n, start) in self.starts.iter().enumerate() {
+            writeln!(text, "item start{n} {}", start.title).expect("writing to a String");
+        }
+        text.push_str("choose --default start0 --timeout 5000 start && goto ${start} || exit\n");
+        for (n, start) in self.starts.iter().enumerate() {
+            let file = start.initrd.rsplit('/').next().unwrap_or_default();
+            let Start { kernel, initrd, options, .. } = start;
+            write!(
+                text,
+                "\n:start{n}\nkernel {kernel} initrd={file} {options} liveiso.net=${{base}} || goto failed\n\
+                 initrd {initrd} || goto failed\nboot || goto failed\n"
+            )
+            .expect("writing to a String");
+        }
+        text.push_str("\n:failed\nprompt Not started. Any key brings the menu. && imgfree && goto menu\n");
+        text
+    }
+
+    /// `pxelinux.cfg/default`; /init asks DHCP where pxelinux.0 lies.
+    pub(super) fn pxelinux(&self) -> String {
+        let mut text = heading(self.about);
+        let base = self.url.unwrap_or("tftp:");
+        let [serial, _] = self.serial();
+        if !serial.is_empty() {
+            writeln!(text, "{serial}").expect("writing to a String");
+        }
+        writeln!(text, "ui menu.c32\nprompt 0\ntimeout 50\nmenu title {}", self.about)
+            .expect("writing to a String");
+        for (n, start) in self.starts.iter().enumerate() {
+            let Start { title, kernel, initrd, options } = start;
+            let default = if n == 0 { "\n  menu default" } else { "" };
+            write!(
+                text,
+                "\nlabel start{n}\n  menu label {title}{default}\n  linux {kernel}\n  initrd {initrd}\n  \
+                 append {options} liveiso.net={base}\n"
+            )
+            .expect("writing to a String");
+        }
+        text
+    }
+
+    /// `grub.cfg` for a GRUB that was loaded from this directory.
+    pub(super) fn grub(&self) -> String {
+        let mut text = heading(self.about);
+        text.push_str(
+            "set dir=\n\
+             regexp --set=1:dir '^\\([^)]*\\)(/.*[^/])/*$' \"$cmdpath\"\n",
+        );
+        match self.url {
+            Some(url) => writeln!(text, "set base={url}"),
+            None => writeln!(
+                text,
+                "set protocol=tftp\nregexp --set=1:protocol '^\\((http)' \"$cmdpath\"\n\
+                 set base=$protocol://$net_default_server$dir"
+            ),
+        }
+        .expect("writing to a String");
+        let [_, serial] = self.serial();
+        if !serial.is_empty() {
+            writeln!(text, "{serial}").expect("writing to a String");
+        }
+        text.push_str("set default=0\nset timeout=5\nset timeout_style=menu\n");
+        for start in self.starts {
+            let Start { kernel, initrd, options, title } = start;
+            let title = title.replace('\'', r"'\''");
+            write!(
+                text,
+                "\nmenuentry '{title}' {{\n  linux $dir/{kernel} {options} liveiso.net=$base\n  \
+                 initrd $dir/{initrd}\n}}\n"
+            )
+            .expect("writing to a String");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(config: &str, kernel: &str, options: &str) -> MenuEntry {
+        MenuEntry {
+            config: config.to_string(),
+            title: "It's x".to_string(),
+            kernel: kernel.to_string(),
+            initrds: vec!["/liveiso/boot/i386/initrd.img".to_string()],
+            options: options.to_string(),
+            ..MenuEntry::default()
+        }
+    }
+
+    #[test]
+    fn starts_are_the_mediums_own_without_copying_to_ram() {
+        let kernel = "/liveiso/boot/i386/vmlinuz";
+        let grub = "/boot/grub/grub.cfg";
+        let entries = [
+            entry("/isolinux/isolinux.cfg", kernel, "quiet"),
+            entry(grub, kernel, "quiet $loopback"),
+            entry(grub, kernel, "quiet toram $loopback"),
+            entry(grub, "/liveiso/boot/memtest.bin", ""),
+            entry(grub, "/other/vmlinuz", ""),
+            MenuEntry { initrds: Vec::new(), ..entry(grub, kernel, "") },
+        ];
+        let expected = Start {
+            title: "It's x".to_string(),
+            kernel: "liveiso/boot/i386/vmlinuz".to_string(),
+            initrd: "liveiso/boot/i386/initrd.img".to_string(),
+            options: "quiet".to_string(),
+        };
+        for entries in [&entries[..], &entries[..1]] {
+            assert_eq!(starts(entries, "liveiso"), std::slice::from_ref(&expected));
+        }
+        assert_eq!(starts(&entries, "elsewhere"), []);
+    }
+
+    #[test]
+    fn a_url_replaces_what_loaders_find_out() {
+        let starts =
+            starts(&[entry("/boot/grub/grub.cfg", "/liveiso/boot/i386/vmlinuz", "quiet")], "liveiso");
+        let menus = Menus { about: "x 1", starts: &starts, url: Some("http://192.0.2.1/live") };
+        for (text, lines) in [
+            (menus.ipxe(), &["set base http://192.0.2.1/live/boot.ipxe", "item start0 It's x"][..]),
+            (menus.pxelinux(), &["  append quiet liveiso.net=http://192.0.2.1/live"]),
+            (menus.grub(), &["set base=http://192.0.2.1/live", r"menuentry 'It'\''s x' {"]),
+        ] {
+            for line in lines {
+                assert!(text.lines().any(|l| l == *line), "{line}\n{text}");
+            }
+        }
+    }
+}

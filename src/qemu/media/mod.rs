@@ -1,0 +1,118 @@
+//! Media derived from an image, each made once, without mounting anything.
+//!
+//! ```text
+//! cd, usb                 the image itself
+//! usb-without-el-torito   a copy whose boot record no longer says so
+//! fat-copy                its files on FAT32 under another label, as Rufus copies them
+//! loopback                the image as a file beside a GRUB of another stick
+//! netboot                 what `liveiso export netboot` writes
+//! ```
+
+mod loopback;
+mod stick;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
+
+use super::machine::{Firmware, Medium};
+use super::subject::Subject;
+use crate::export;
+use crate::format::iso9660::SECTOR;
+
+/// Media made for a run; they go with this value.
+#[derive(Debug)]
+pub struct Media {
+    image: PathBuf,
+    made: BTreeMap<Medium, PathBuf>,
+    /// Removed on drop.
+    _dir: TempDir,
+}
+
+impl Media {
+    /// Makes the media that these machines need.
+    ///
+    /// # Errors
+    /// A missing program by its package, a full disk, an image without the files that a medium takes.
+    pub fn make(subject: &Subject, machines: &[(Firmware, Medium)]) -> Result<Media> {
+        let dir =
+            tempfile::Builder::new().prefix("liveiso-media-").tempdir().context("making a directory")?;
+        let mut made = BTreeMap::new();
+        for medium in Medium::ALL {
+            let firmwares: Vec<Firmware> =
+                machines.iter().filter(|(_, m)| *m == medium).map(|(firmware, _)| *firmware).collect();
+            if firmwares.is_empty() || Medium::PLAIN.contains(&medium) {
+                continue;
+            }
+            let path = dir.path().join(medium.name());
+            make(subject, medium, &firmwares, &path)
+                .with_context(|| format!("making the medium {}", medium.name()))?;
+            made.insert(medium, path);
+        }
+        Ok(Media { image: subject.image.clone(), made, _dir: dir })
+    }
+
+    /// The file, or for [`Medium::Netboot`] the directory, of a medium.
+    pub fn path(&self, medium: Medium) -> &Path {
+        self.made.get(&medium).unwrap_or(&self.image)
+    }
+}
+
+fn make(subject: &Subject, medium: Medium, firmwares: &[Firmware], path: &Path) -> Result<()> {
+    let bios = firmwares.contains(&Firmware::Bios);
+    match medium {
+        Medium::Cd | Medium::Usb => Ok(()),
+        Medium::UsbWithoutElTorito => without_el_torito(&subject.image, path),
+        Medium::FatCopy => stick::fat_copy(subject, bios, path),
+        Medium::Loopback => loopback::stick(subject, bios, path),
+        Medium::Netboot => netboot(subject, firmwares, path),
+    }
+}
+
+/// The network's own loaders are no part of an image: under BIOS the card's iPXE, under UEFI Debian's GRUB.
+fn netboot(subject: &Subject, firmwares: &[Firmware], path: &Path) -> Result<()> {
+    export::netboot(&subject.image, &subject.install_dir, None, None, path)?;
+    for (firmware, loader) in [
+        (Firmware::UefiX64, &export::GRUB_FOR_NETWORKS[0]),
+        (Firmware::UefiIa32, &export::GRUB_FOR_NETWORKS[1]),
+    ] {
+        if firmwares.contains(&firmware) {
+            let from = Path::new("/").join(loader.path);
+            let bytes = std::fs::read(&from).with_context(|| {
+                format!(
+                    "reading {}; install it with `sudo apt-get install {}`",
+                    from.display(),
+                    loader.package
+                )
+            })?;
+            std::fs::write(path.join(loader.name()), bytes).context("adding GRUB for networks")?;
+        }
+    }
+    Ok(())
+}
+
+/// OVMF starts a stick through El Torito where there is one, real firmware rarely
+/// does; without it the partition table has to be right. The volume stays one:
+/// only the boot record's system identifier (El Torito 1.0, figure 7) goes.
+fn without_el_torito(image: &Path, path: &Path) -> Result<()> {
+    const IDENTIFIER: u64 = 17 * SECTOR + 7;
+    std::fs::copy(image, path).with_context(|| format!("copying {}", image.display()))?;
+    let writing = || format!("changing {}", path.display());
+    // The image may be write-protected, and so its copy.
+    let mut permissions = std::fs::metadata(path).with_context(writing)?.permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o600);
+    std::fs::set_permissions(path, permissions).with_context(writing)?;
+    let file = File::options().read(true).write(true).open(path).with_context(writing)?;
+    let mut found = [0; 23];
+    file.read_exact_at(&mut found, IDENTIFIER).with_context(writing)?;
+    ensure!(
+        &found == b"EL TORITO SPECIFICATION",
+        "sector 17 of {} is no El Torito boot record",
+        image.display()
+    );
+    file.write_all_at(&[0; 32], IDENTIFIER).with_context(writing)
+}
