@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::format::{fat, iso9660, squashfs};
+use crate::format::{erofs, fat, iso9660, squashfs};
 use crate::tree::{Content, Kind, Tree, display_path};
 
 pub use gpt::{Gpt, GptPartition};
@@ -195,6 +195,9 @@ pub struct Image {
     /// A squashfs image's superblock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub squashfs: Option<squashfs::Parameters>,
+    /// An EROFS image's superblock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub erofs: Option<erofs::Parameters>,
 }
 
 /// Looks into an ISO.

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::{Inspection, Place, Program};
+use crate::format::erofs;
 use crate::format::iso9660::CatalogEntry;
 
 /// The report as text, line by line.
@@ -66,6 +67,15 @@ fn write_report(out: &mut String, it: &Inspection) -> std::fmt::Result {
         writeln!(out, "damaged      {damage}")?;
     }
     Ok(())
+}
+
+fn erofs_compression(erofs: &erofs::Parameters) -> String {
+    let names = match &erofs.compression[..] {
+        [] => "no compression".to_string(),
+        names => names.join(" and "),
+    };
+    let clusters = erofs.cluster_size.map(|bytes| format!(", clusters up to {} KiB", bytes >> 10));
+    names + &clusters.unwrap_or_default()
 }
 
 fn write_tables(out: &mut String, it: &Inspection) -> std::fmt::Result {
@@ -178,6 +188,9 @@ fn write_systems(out: &mut String, it: &Inspection) -> std::fmt::Result {
                 squashfs.inodes,
                 squashfs.fragments
             )?;
+        }
+        if let Some(erofs) = &image.erofs {
+            write!(out, ", {}, {} inodes", erofs_compression(erofs), erofs.inodes)?;
         }
         writeln!(out)?;
     }

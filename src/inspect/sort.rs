@@ -5,7 +5,7 @@ use std::io::Read;
 use anyhow::Result;
 
 use super::{FileEntry, Image, Kernel, Loader, Place, Program, kernel, pe};
-use crate::format::squashfs;
+use crate::format::{erofs, squashfs};
 use crate::tree::Content;
 
 /// EFI programs larger than this are not looked into (bytes).
@@ -28,9 +28,10 @@ pub(super) fn sort(
         && let Content::Slice { file: iso, offset, .. } = content
     {
         let parameters = squashfs::parameters(iso, *offset)?;
-        images.push(Image { file, format: "squashfs", squashfs: Some(parameters) });
-    } else if start.get(1024..1028) == Some(&[0xe2, 0xe1, 0xf5, 0xe0]) {
-        images.push(Image { file, format: "erofs", squashfs: None });
+        images.push(Image { file, format: "squashfs", squashfs: Some(parameters), erofs: None });
+    } else if erofs::is_erofs(&start) {
+        let parameters = erofs::parameters(&head(content, erofs::HEAD)?)?;
+        images.push(Image { file, format: "erofs", squashfs: None, erofs: Some(parameters) });
     } else if start.get(0x202..0x206) == Some(b"HdrS") {
         let header = kernel::read(&head(content, kernel::HEAD)?);
         let bytes = if start.starts_with(b"MZ") { whole(content)? } else { Vec::new() };

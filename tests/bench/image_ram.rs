@@ -9,20 +9,22 @@
 //! Figures are medians in kB. Seconds are of an emulated processor: only their
 //! relation says something.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use liveiso::format::erofs;
 use liveiso::format::squashfs::{self, Options};
 use liveiso::host::Tool;
-use liveiso::plan::Compression::{self, Gzip, Lz4, Xz, Zstd};
+use liveiso::plan::Compression::{Gzip, Lz4, Lzo, Xz, Zstd};
 use liveiso::qemu::report::Shell;
 use liveiso::qemu::{Firmware, Guest, Machine, Medium};
 use liveiso::tree::{Tree, exclude};
 
-const BLOCK_SIZES: [u32; 7] = [4 << 10, 16 << 10, 32 << 10, 64 << 10, 128 << 10, 256 << 10, 1 << 20];
+const BLOCK_SIZES: [u32; 5] = [4 << 10, 32 << 10, 128 << 10, 256 << 10, 1 << 20];
+const CLUSTER_SIZES: [u32; 3] = [4 << 10, 64 << 10, 1 << 20];
 const RUNS: usize = 3;
 /// The guest's loop device over one image starts at a multiple of this.
 const ALIGNMENT: u64 = 1 << 20;
@@ -33,7 +35,8 @@ const DEFINE: &str = "m() { echo 3 >/proc/sys/vm/drop_caches; while read -r k v 
      Slab:) s=$v;; VmallocUsed:) w=$v;; esac; done </proc/meminfo; echo \"$f $s $w $(cut -d' ' -f1 /proc/uptime | tr -d .)\"; }";
 
 struct Image {
-    compression: Compression,
+    name: String,
+    filesystem: &'static str,
     block_size: u32,
     offset: u64,
     size: u64,
@@ -81,30 +84,48 @@ fn sample(iso: &Path, work: &Path) -> Result<Tree> {
 
 fn write_images(tree: &Tree, disk: &Path) -> Result<Vec<Image>> {
     let mut images = Vec::new();
-    let mut end: u64 = 0;
     let part = disk.with_extension("part");
     let mut out = File::create(disk).context("creating the disk")?;
-    for compression in [Gzip, Zstd, Xz, Lz4] {
+    for compression in [Gzip, Lz4, Lzo, Xz, Zstd] {
         for block_size in BLOCK_SIZES {
             let options = Options { block_size, ..Options::new(compression) };
-            let file = File::create(&part).context("creating an image")?;
-            let size = squashfs::write(tree, &options, file)?.image_size;
-            let offset = end.next_multiple_of(ALIGNMENT);
-            out.seek(SeekFrom::Start(offset)).context("writing the disk")?;
-            std::io::copy(&mut File::open(&part)?, &mut out).context("writing the disk")?;
-            end = offset + size;
-            images.push(Image { compression, block_size, offset, size });
+            squashfs::write(tree, &options, File::create(&part).context("creating an image")?)?;
+            let name = format!("{compression:?}").to_lowercase();
+            images.push(append(&mut out, &part, name, "squashfs", block_size)?);
         }
     }
-    out.set_len(end.next_multiple_of(ALIGNMENT)).context("writing the disk")?;
+    for cluster_size in CLUSTER_SIZES {
+        let options = erofs::Options { level: 9, cluster_size, timestamp: i64::from(u32::MAX) };
+        let work = tempfile::tempdir().context("creating a scratch directory")?;
+        fs::remove_file(&part).context("removing an image")?;
+        erofs::write(tree, &options, work.path(), &part)?;
+        images.push(append(&mut out, &part, "erofs".to_string(), "erofs", cluster_size)?);
+    }
     Ok(images)
 }
 
+fn append(
+    disk: &mut File,
+    part: &Path,
+    name: String,
+    filesystem: &'static str,
+    block_size: u32,
+) -> Result<Image> {
+    let end = disk.seek(SeekFrom::End(0)).context("writing the disk")?;
+    let offset = end.next_multiple_of(ALIGNMENT);
+    disk.seek(SeekFrom::Start(offset)).context("writing the disk")?;
+    let size = std::io::copy(&mut File::open(part)?, disk).context("writing the disk")?;
+    disk.set_len((offset + size).next_multiple_of(ALIGNMENT)).context("writing the disk")?;
+    Ok(Image { name, filesystem, block_size, offset, size })
+}
+
 fn row(shell: &mut Shell<'_>, image: &Image, deadline: Instant) -> Result<()> {
+    // Its buffers grow with the clusters and shrink only with the module.
+    let reload = if image.filesystem == "erofs" { "modprobe -r erofs; modprobe erofs; " } else { "" };
     let line = format!(
-        "l=$(losetup -f) && losetup -r -o {} $l /dev/vda && m && mount -t squashfs -o ro $l /run/m && m && \
+        "{reload}l=$(losetup -f) && losetup -r -o {} $l /dev/vda && m && mount -t {} -o ro $l /run/m && m && \
          find /run/m -type f -exec cat {{}} + >/dev/null && m; umount /run/m; losetup -d $l",
-        image.offset
+        image.offset, image.filesystem
     );
     let (mut mounted, mut read, mut vmalloc, mut seconds) = (vec![], vec![], vec![], vec![]);
     for _ in 0..RUNS {
@@ -122,7 +143,7 @@ fn row(shell: &mut Shell<'_>, image: &Image, deadline: Instant) -> Result<()> {
     };
     println!(
         "{:<6} {:>6}K {:>10} {:>9} {:>9} {:>9} {:>8.2}",
-        format!("{:?}", image.compression).to_lowercase(),
+        image.name,
         image.block_size >> 10,
         image.size,
         middle(mounted),

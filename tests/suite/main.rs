@@ -3,6 +3,7 @@
 mod apt;
 mod archive;
 mod boot;
+mod boot_order;
 mod build;
 mod cache;
 mod command_line;
