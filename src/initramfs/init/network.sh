@@ -1,7 +1,7 @@
 # The image over the network: liveiso.net=http://SERVER/DIR or tftp://SERVER/DIR,
 # where DIR holds what is on the medium. Addresses, not names: a static busybox
 # resolves none. It is copied to RAM; length and SHA-256 must be those the
-# initramfs carries. Left out: NBD and iSCSI, whose clients busybox lacks; TLS.
+# initramfs carries. Left out: iSCSI, TLS; NBD and NFS have parts of their own.
 # shellcheck shell=sh disable=SC3043,SC2034,SC2153,SC2154
 
 # Sets $image to the copy in RAM; on failure $verdict says why.

@@ -131,7 +131,6 @@ fn a_medium_on_a_network_block_device() {
 
 /// The image lies beside /init, for machines that get kernel and initramfs only.
 #[test]
-#[ignore = "boots once with 512 MiB; the way through find_image is short"]
 fn an_image_inside_the_initramfs() {
     let dir = tempfile::tempdir().unwrap();
     let medium = Unpacked::of(tiny());
