@@ -2,7 +2,7 @@
 //! field. The kernel is started directly, with /init's options on its command
 //! line; the media are made here, by other people's tools.
 //!
-//! Needs qemu-system-x86, xorriso, mtools, dosfstools, exfatprogs, e2fsprogs and fdisk.
+//! Needs qemu-system-x86, xorriso, mtools, dosfstools, exfatprogs, e2fsprogs, fdisk, cpio and cryptsetup-bin.
 //!
 //! The 31 ways live systems fail in the field, and what keeps this one from each
 //! (tests of this file unless a module is named; init:: runs /init's functions on the host):
@@ -10,7 +10,7 @@
 //! | # | failure | test, or why there is none |
 //! |---|---|---|
 //! | 1 | label cut or changed | a_flipped_byte… (FAT label `MY STICK`), init::the_marker_decides |
-//! | 2 | link races of by-label, whole disk taken | changes_persist… (partition 1 before the disk, partition 3 mountable); there are no links |
+//! | 2 | link races of by-label, whole disk taken | changes_persist… (partition 1 before the disk even when it answers later, partition 3 mountable); there are no links |
 //! | 3 | same path on two disks | a_flipped_byte… (another build on a disk tried before ours) |
 //! | 4 | loop device races with udev | after_toram…, an_iso_file_on_exfat…: no udev, /init attaches it |
 //! | 5 | Ventoy cannot patch | init::init_has_the_line_ventoy_looks_for; Ventoy's own blobs cannot be had here |
@@ -34,7 +34,7 @@
 //! | 23 | losetup of busybox | every test here: no --show, loop loaded first |
 //! | 24 | exit from the shell is a panic | a_flipped_byte… (a shell below the menu; PID 1 only waits) |
 //! | 25 | journals replayed | a_flipped_byte…, after_toram…, init::mount_options_forbid_every_replay |
-//! | 26 | upper layer on FAT | changes_persist…: only ext file systems; the file on FAT is one |
+//! | 26 | upper layer on FAT | changes_persist…: only ext file systems; the file on FAT is one (beyond::changes_persist_in_a_file_on_fat, by request) |
 //! | 27 | rootfs.img in squashfs | none: the squashfs is the root |
 //! | 28 | dd-written hybrid seen only as a whole disk | a_flipped_byte… (whole disk without partitions) |
 //! | 29 | slow drive, no medium at first | none: QEMU's drive is ready at once; empty drives are asked again on every round |

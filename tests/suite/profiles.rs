@@ -392,6 +392,29 @@ fn a_description_is_checked_line_by_line() {
 }
 
 #[test]
+fn hooks_are_pinned_stage_by_stage() {
+    let table = "[initramfs]\nprograms = [\"/sbin/lvm\"]\n[initramfs.hooks]\n\
+                 bottom = [\"b.sh\"]\nmedia = [\"hooks/z.sh\", \"hooks/a.sh\"]\n";
+    let case = Case::new(&format!("iso-name = \"x\"\n{table}"));
+    for name in ["b.sh", "hooks/z.sh", "hooks/a.sh"] {
+        case.write(name, "a");
+    }
+    let (messages, plan) = case.resolve();
+    assert_eq!(messages, "");
+    let initramfs = plan.unwrap().identity().initramfs;
+    assert_eq!(initramfs.programs, ["/sbin/lvm"]);
+    let digest = "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb";
+    let hook = |stage: &str, name: &str| serde_json::json!({"stage": stage, "name": name, "content": {"size": 1, "sha256": digest}});
+    assert_eq!(
+        serde_json::to_value(initramfs.hooks).unwrap(),
+        serde_json::json!([hook("media", "z.sh"), hook("media", "a.sh"), hook("bottom", "b.sh")])
+    );
+    let resident = table.replace("[initramfs]", "[initramfs]\nlayout = \"resident\"");
+    let messages = Case::new(&format!("iso-name = \"x\"\n{resident}")).messages();
+    assert_eq!(messages.matches("error: the layout `resident` has no stages to hook into").count(), 2);
+}
+
+#[test]
 fn microcode_is_a_package_s_or_a_file_s() {
     let toml = |components: &str, microcode: &str| {
         format!(

@@ -57,7 +57,7 @@ ask_secret() {
 
 activate_lvm() {
 	load dm-mod
-	lvm vgchange --sysinit -a y >>"$LOG" 2>&1
+	lvm vgchange --sysinit -a y >>"$LOG" 2>&1 || warn "logical volumes: $(tail -n 1 "$LOG")"
 }
 
 # Sets $image to the first offered device that is a root: an image, or a file

@@ -3,7 +3,7 @@
 #
 # It may be a disc, a partition, a whole disk, or lie in an ISO file on any of
 # those. Every device is judged once; again only when its contents have changed.
-# Left out: devices that need more than a mount (LUKS, LVM, RAID, network).
+# Left out: devices that need more than a mount (LUKS, LVM, RAID, network): hooks.
 # shellcheck shell=sh disable=SC3043,SC2034,SC2154
 
 SEEN=$LIVE/seen       # one file a device: key, file system, verdict

@@ -2,8 +2,8 @@
 # where DIR holds what is on the medium; a script of iPXE there may be named too,
 # and `tftp:` alone is the directory of the boot file that DHCP names. Addresses,
 # not names: a static busybox resolves none. The image is copied to RAM; length
-# and SHA-256 must be those the initramfs carries. Left out: NBD and iSCSI, whose
-# clients busybox lacks; TLS.
+# and SHA-256 must be those the initramfs carries. Left out: iSCSI, TLS; NBD and
+# NFS have parts of their own.
 # shellcheck shell=sh disable=SC3043,SC2034,SC2153,SC2154
 
 # Sets $image to the copy in RAM; on failure $verdict says why.
