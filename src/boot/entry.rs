@@ -73,11 +73,18 @@ const fn entry(id: &'static str, label: &'static str, on: On, action: Action) ->
 }
 
 /// GRUB keeps the keys `c` and `e` for itself.
-const ENTRIES: [Entry; 11] = [
+const ENTRIES: [Entry; 13] = [
     entry("live", "^Start {}", On::Any, Action::Live("")),
     entry("lowmem", "Start with ^low memory (one processor)", On::Any, Action::Live("nr_cpus=1")),
     entry("nomodeset", "Start without ^graphics (no modesetting)", On::Any, Action::Live("nomodeset")),
     entry("toram", "Start from ^RAM (the medium can be removed)", On::Any, Action::Live("toram")),
+    entry(
+        "persistence",
+        "Start and ^keep changes on the medium (persistence)",
+        On::Any,
+        Action::Live("persistence"),
+    ),
+    entry("verify", "^Verify the medium, then start", On::Any, Action::Live("verify")),
     entry("debug", "Stop in the ^initramfs shell (debug)", On::Any, Action::Live("break=medium debug")),
     entry("memtest", "^Memory test (Memtest86+)", On::Any, Action::MemoryTest),
     entry("disk", "Boot from the first ^disk", On::Any, Action::Disk(0)),

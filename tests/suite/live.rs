@@ -2,7 +2,12 @@
 //! field. The kernel is started directly, with /init's options on its command
 //! line; the media are made here, by other people's tools.
 //!
-//! Needs qemu-system-x86, xorriso, mtools, dosfstools, exfatprogs, e2fsprogs, fdisk, cpio and cryptsetup-bin.
+//! Needs qemu-system-x86, xorriso, mtools, dosfstools, exfatprogs, ntfs-3g, e2fsprogs, fdisk, cpio and cryptsetup-bin.
+//!
+//! Of the two ways with Ventoy the hook is taken: Ventoy puts a line in front of /init's line `mountroot`,
+//! maps the ISO file to a device and names it in LIVE_MEDIA. The other way, the mark `VENTOY COMPATIBLE`
+//! and the ACPI table VTOY, asks every system to know Ventoy's disk layout, and file systems it may have
+//! no driver for; with the hook any disk that Ventoy itself can read will do.
 //!
 //! The 31 ways live systems fail in the field, and what keeps this one from each
 //! (tests of this file unless a module is named; init:: runs /init's functions on the host):
@@ -13,8 +18,8 @@
 //! | 2 | link races of by-label, whole disk taken | changes_persist… (partition 1 before the disk even when it answers later, partition 3 mountable); there are no links |
 //! | 3 | same path on two disks | a_flipped_byte… (another build on a disk tried before ours) |
 //! | 4 | loop device races with udev | after_toram…, an_iso_file_on_exfat…: no udev, /init attaches it |
-//! | 5 | Ventoy cannot patch | init::init_has_the_line_ventoy_looks_for; Ventoy's own blobs cannot be had here |
-//! | 6 | no driver for the ISO's disk | an_iso_file_on_exfat…; ntfs3 is not in this kernel, the report says so |
+//! | 5 | Ventoy cannot patch | devices::ventoy_hands_over_its_device (its hook, with programs of ours: its own cannot be had here) |
+//! | 6 | no driver for the ISO's disk | an_iso_file_on_exfat…; devices::sd_cards_nvme_and_ntfs…: ntfs3 is not in this kernel, the report says so |
 //! | 7 | FUSE daemon killed at shutdown | none: no FUSE is ever used by /init |
 //! | 8 | copying to RAM without a check | an_iso_file_on_exfat… (refused), init::copying_to_ram_is_decided_from_figures |
 //! | 9 | /run capped below the image | after_toram…: a tmpfs of its own |
@@ -24,9 +29,9 @@
 //! | 13 | initramfs not unpacked whole | initramfs::: the sentinel is last; /init's words are not booted: needs a machine size found by search |
 //! | 14 | 64 MiB dictionary | initramfs::the_default_initramfs… (window 1 MiB) |
 //! | 15 | large squashfs blocks | boot::tiny_boots_in_40_mib |
-//! | 16 | failed unmounting at shutdown | halting_releases…, changes_persist… (e2fsck finds nothing) |
+//! | 16 | failed unmounting at shutdown | halting_releases…, init_systems:: (systemd, sysvinit), changes_persist… (e2fsck finds nothing) |
 //! | 17 | medium pulled, machine wedged | after_toram… (disk unplugged); without toram not prevented: the root is on it |
-//! | 18 | badly written stick | a_flipped_byte… |
+//! | 18 | badly written stick | a_flipped_byte…, verity::a_flipped_bit… |
 //! | 19 | driver class missing | initramfs:: (module list); driverless controllers are in the report |
 //! | 20 | no keyboard in the shell | initramfs:: (HID group in the list); needs eyes and hands |
 //! | 21 | compressed modules | kmod::, initramfs:: (stored plain) |
@@ -42,6 +47,8 @@
 //! | 31 | busybox's gaps | init::shellcheck…, and every boot here runs on busybox-static alone |
 
 mod beyond;
+mod devices;
+mod init_systems;
 mod machine;
 mod media;
 mod nbd;

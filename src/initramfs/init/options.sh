@@ -77,7 +77,7 @@ read_option() {
 stage_name() {
 	case $1 in
 	top | modules) echo modules ;;
-	premount | media | y) echo media ;;
+	premount | media | medium | y) echo media ;;
 	mount | mountroot | root) echo mount ;;
 	*) echo bottom ;;
 	esac

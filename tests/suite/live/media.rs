@@ -185,3 +185,11 @@ pub fn exfat_with(dir: &Path, name: &str, file: &str, content: &Path) -> PathBuf
     run("fsck.exfat", &["-n".as_ref(), image.as_ref()]);
     image
 }
+
+/// An NTFS stick with one file in its root directory.
+pub fn ntfs_with(dir: &Path, name: &str, content: &Path) -> PathBuf {
+    let image = empty(dir, name, 160);
+    run("mkntfs", &["-q".as_ref(), "-F".as_ref(), "-f".as_ref(), image.as_ref()]);
+    run("ntfscp", &["-q".as_ref(), image.as_ref(), content.as_ref(), "live.iso".as_ref()]);
+    image
+}
