@@ -78,8 +78,12 @@ pub fn check_size(size: u64, budget: &Budget) -> Result<(), Mistakes> {
     };
     Err(Mistakes(vec![Mistake {
         blame: Blame::Budget(BudgetKey::IsoSize),
-        message: format!("the ISO has {size} bytes, {} more than the budget of {limit}", size - limit),
-        help: "name fewer packages, exclude files, or a larger `iso-size` under [budget]".to_string(),
+        message: format!(
+            "the ISO is {}, beyond the budget of {}",
+            initramfs::mebibytes(size),
+            initramfs::mebibytes(limit)
+        ),
+        help: "name fewer packages, exclude files, or name a larger `iso-size` under [budget]".to_string(),
     }]))
 }
 

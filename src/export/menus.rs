@@ -191,9 +191,9 @@ mod tests {
             entry("/isolinux/isolinux.cfg", kernel, "quiet"),
             entry(grub, kernel, "quiet $loopback"),
             entry(grub, kernel, "quiet toram $loopback"),
-            entry(grub, "/liveiso/boot/memtest.bin", ""),
+            MenuEntry { initrds: Vec::new(), ..entry(grub, "/liveiso/boot/memtest.bin", "") },
             entry(grub, "/other/vmlinuz", ""),
-            MenuEntry { initrds: Vec::new(), ..entry(grub, kernel, "") },
+            entry(grub, "/liveiso/boot/$arch/vmlinuz", ""),
         ];
         let expected = Start {
             title: "It's x".to_string(),

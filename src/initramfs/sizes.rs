@@ -104,7 +104,7 @@ impl Sizes {
 }
 
 /// `3.1 MiB`, rounded up, so that nothing looks smaller than it is.
-fn mebibytes(bytes: u64) -> String {
+pub(crate) fn mebibytes(bytes: u64) -> String {
     let tenths = (bytes * 10).div_ceil(1 << 20);
     format!("{}.{} MiB", tenths / 10, tenths % 10)
 }

@@ -109,6 +109,9 @@ impl Subject {
             Medium::Loopback if self.file("boot/grub/loopback.cfg").is_none() => {
                 "the image has no /boot/grub/loopback.cfg"
             }
+            Medium::Netboot if !self.files().any(|(path, _)| path.ends_with("/vmlinuz")) => {
+                return Some(format!("the image has no kernel below /{}", self.install_dir));
+            }
             Medium::FatCopy
                 if self.tree.walk().any(|e| matches!(&e.inode.kind, Kind::File(c) if c.len() >= 4 << 30)) =>
             {

@@ -94,6 +94,61 @@ fn marker_files_of_images() {
 }
 
 #[test]
+fn what_cannot_be_booted_is_skipped_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = data_image(dir.path(), &[&format!("liveiso/{ID}.id"), "EFI/BOOT/BOOTX64.EFI"]);
+    let run = |words: &[&str]| {
+        let mut command = liveiso(["test"]);
+        ran(command.args(words).arg("--logs").arg(dir.path().join("logs")).arg(&image).output().unwrap())
+    };
+    let bios = "skipped: the image is made for UEFI alone";
+    let ia32 = "skipped: the image has no /EFI/BOOT/BOOTIA32.EFI";
+    let table = "skipped: the image has no partition table: it is for CDs alone";
+    let expected = format!(
+        "bios-cd-128M  {bios}
+bios-usb-128M  {bios}
+bios-usb-without-el-torito-128M  {bios}
+bios-fat-copy-128M  {bios}
+bios-loopback-128M  {bios}
+bios-netboot-128M  {bios}
+uefi-x64-cd-256M
+uefi-x64-usb-256M  {table}
+uefi-x64-usb-without-el-torito-256M  {table}
+uefi-x64-fat-copy-256M
+uefi-x64-loopback-256M  skipped: the image has no /boot/grub/loopback.cfg
+uefi-x64-netboot-256M  skipped: the image has no kernel below /liveiso
+uefi-ia32-cd-256M  {ia32}
+uefi-ia32-usb-256M  {ia32}
+uefi-ia32-usb-without-el-torito-256M  {ia32}
+uefi-ia32-fat-copy-256M  {ia32}
+uefi-ia32-loopback-256M  {ia32}
+uefi-ia32-netboot-256M  {ia32}
+"
+    );
+    assert_eq!(run(&["--list", "--all"]), (Some(0), expected, String::new()));
+    let (code, stdout, stderr) = run(&["--firmware", "bios", "--medium", "usb", "--memory", "64,128"]);
+    let table = "\
+machine   MiB  result   login s  read kB  requests  MemAvailable  MemFree  Shmem  modules
+bios-usb   64  skipped        -        -         -             -        -      -        -  the image is made for UEFI alone
+bios-usb  128  skipped        -        -         -             -        -      -        -  the image is made for UEFI alone
+";
+    assert_eq!((code, stdout.as_str()), (Some(1), table));
+    assert!(stderr.ends_with("error: every machine was skipped: the image was not tested\n"), "{stderr}");
+    let junit = "\
+<?xml version=\"1.0\" encoding=\"UTF-8\"?>
+<testsuite name=\"a,b.iso\" tests=\"2\" failures=\"0\" skipped=\"2\">
+  <testcase classname=\"boot\" name=\"bios-usb-64M\" time=\"0.0\">
+    <skipped message=\"the image is made for UEFI alone\"/>
+  </testcase>
+  <testcase classname=\"boot\" name=\"bios-usb-128M\" time=\"0.0\">
+    <skipped message=\"the image is made for UEFI alone\"/>
+  </testcase>
+</testsuite>
+";
+    assert_eq!(fs::read_to_string(dir.path().join("logs/junit.xml")).unwrap(), junit);
+}
+
+#[test]
 fn a_guest_answers_the_probe() {
     probe(Accelerator::Tcg, Duration::from_secs(60)).unwrap();
 }

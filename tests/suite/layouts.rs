@@ -267,7 +267,7 @@ fn refused(initramfs: &str, files: &[(&str, &[u8])], replace: (&str, &str)) -> R
 #[test]
 fn what_only_the_build_can_see_points_into_the_profile() {
     let modules = "[initramfs]\ndefault-modules = false\n";
-    let cases: [(String, (&str, &str), &str); 4] = [
+    let cases: [(String, (&str, &str), &str); 5] = [
         (
             format!("{modules}modules = [\"loop\", \"sqashfs\"]\n"),
             ("", ""),
@@ -291,6 +291,14 @@ fn what_only_the_build_can_see_points_into_the_profile() {
              --> P/profile.toml:26:13\n   |\n\
              26 | initramfs = \"1M\"\n   |             ^^^^\n   |\n   \
              = help: name fewer modules or a larger `initramfs` under [budget] (initramfs: FIGURES)",
+        ),
+        (
+            "[budget]\niso-size = \"2M\"\n".to_string(),
+            ("", ""),
+            "error: the ISO is SIZE MiB, beyond the budget of 2.0 MiB\n\
+             --> P/profile.toml:26:12\n   |\n\
+             26 | iso-size = \"2M\"\n   |            ^^^^\n   |\n   \
+             = help: name fewer packages, exclude files, or name a larger `iso-size` under [budget]",
         ),
         (
             "[file-permissions]\n\"/usr/bin/bussybox\" = \"0:0:0755\"\n".to_string(),
@@ -324,9 +332,11 @@ fn plain(text: &str) -> String {
         out.push_str(&words.join(" "));
         out.push('\n');
     }
-    for (begin, end, name) in
-        [("the initramfs is ", " MiB, beyond", "SIZE"), ("(initramfs: ", ")", "FIGURES")]
-    {
+    for (begin, end, name) in [
+        ("the initramfs is ", " MiB, beyond", "SIZE"),
+        ("the ISO is ", " MiB, beyond", "SIZE"),
+        ("(initramfs: ", ")", "FIGURES"),
+    ] {
         if let Some((before, rest)) = out.clone().split_once(begin)
             && let Some((_, after)) = rest.split_once(end)
         {

@@ -11,8 +11,9 @@ use super::{Firmware, Subject};
 use crate::host::Tool;
 use crate::qemu::subject::uefi_loader;
 
-/// What a caller of loopback.cfg sets.
+/// What a caller of loopback.cfg sets. GRUB's module `tpm` would read the whole image at once.
 const CONFIG: &str = "\
+if [ $grub_platform = efi ]; then rmmod tpm; fi
 set iso_path=/isos/live.iso
 export iso_path
 set stick=$root
