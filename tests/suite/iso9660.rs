@@ -45,8 +45,12 @@ fn medium(dir: &Path) -> (Tree, Options) {
     tree.add_file(b"isolinux/isolinux.bin", loader, Meta::default(), origin).unwrap();
 
     let esp = parse_listing("file /EFI/BOOT/BOOTX64.EFI 0644 0 0 size=30000\n").unwrap();
-    let esp_options =
-        fat::Options { label: "LIVEISO_EFI".to_string(), volume_id: 7, timestamp: 1_767_225_600 };
+    let esp_options = fat::Options {
+        label: "LIVEISO_EFI".to_string(),
+        volume_id: 7,
+        timestamp: 1_767_225_600,
+        kind: fat::FatKind::Fat16,
+    };
     let mut image = Vec::new();
     fat::write(&esp, &esp_options, &mut image).unwrap();
     fs::write(dir.join("efiboot.img"), image).unwrap();
@@ -57,6 +61,7 @@ fn medium(dir: &Path) -> (Tree, Options) {
         timestamp: 1_767_225_600,
         volume_date: "2026010103040506".to_string(),
         disk_guid: "01234567-89ab-4def-8123-456789abcdef".to_string(),
+        layout: Default::default(),
         bios: Some(Bios { image: "isolinux/isolinux.bin".to_string(), mbr: vec![0xeb; 432] }),
         efi_image: Some(dir.join("efiboot.img")),
     };

@@ -3,9 +3,8 @@
 use super::{Inspection, Verdict, fail, judge, not_applicable, pass, warn};
 use crate::inspect::menu::{self, word};
 use crate::inspect::{Config, Entry};
+use crate::manifest::FirmwareReads;
 
-/// What firmware may have to read through a BIOS, kernel and initramfs together (bytes).
-const FIRMWARE_LIMIT: u64 = 10_000_000;
 /// Words by which live systems take the place of an ISO file.
 const ISO_FILE_WORDS: [&str; 5] = ["findiso=", "iso-scan/filename=", "img_loop=", "fromiso=", "isofrom="];
 
@@ -179,7 +178,7 @@ pub(super) fn firmware_reads(it: &Inspection) -> Verdict {
         return not_applicable("no menu starts a kernel that is on the medium");
     };
     let reason = format!("{size} bytes of kernel and initramfs at most ({}:{})", entry.config, entry.line);
-    if size <= FIRMWARE_LIMIT {
+    if size <= FirmwareReads::LIMIT {
         return pass(reason);
     }
     let remedy = "keep kernel and initramfs below 10 MB: a BIOS with USB 1.1 reads 1 MB a second or less";

@@ -141,8 +141,12 @@ impl Medium {
     }
 
     pub fn esp_image(&self, path: &Path) {
-        let options =
-            fat::Options { label: "LIVEISO_EFI".to_string(), volume_id: 7, timestamp: 1_767_225_600 };
+        let options = fat::Options {
+            label: "LIVEISO_EFI".to_string(),
+            volume_id: 7,
+            timestamp: 1_767_225_600,
+            kind: fat::FatKind::Fat16,
+        };
         let mut image = Vec::new();
         fat::write(&tree(&self.esp), &options, &mut image).unwrap();
         fs::write(path, image).unwrap();
@@ -158,6 +162,7 @@ impl Medium {
             timestamp: 1_767_225_600,
             volume_date: "2026010103040506".to_string(),
             disk_guid: "01234567-89ab-4def-8123-456789abcdef".to_string(),
+            layout: Default::default(),
             bios: Some(Bios { image: "isolinux/isolinux.bin".to_string(), mbr: vec![0xeb; 432] }),
             efi_image: Some(dir.join("efiboot.img")),
         };
