@@ -160,7 +160,9 @@ pub fn verify(path: &Path, tree: &Tree, options: &Options) -> Result<()> {
     file.read_exact_at(&mut sector, 0).context("reading sector 0")?;
     ensure!(sector == mbr(options, end), "sector 0 is not the MBR that was written");
     if options.table == DiskImage::Gpt {
-        let disk = gpt::GptConfig::new().only_valid_headers(true).open_from_device(&file)?;
+        let disk = gpt::GptConfig::new().open_from_device(&file).context("reading the GPT")?;
+        disk.primary_header().context("reading the first GPT")?;
+        disk.backup_header().context("reading the second GPT")?;
         let found: Vec<(u64, u64)> =
             disk.partitions().values().map(|part| (part.first_lba, part.last_lba)).collect();
         ensure!(found == [(START.into(), u64::from(end) - 1)], "the GPT has the partitions {found:?}");

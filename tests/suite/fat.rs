@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Cursor;
 
-use liveiso::format::fat::{FatKind, Options, verify_in, write};
+use liveiso::format::fat::{FatKind, Options, write};
 use liveiso::tree::{Content, Meta, Tree, parse_listing};
 use tempfile::TempDir;
 
