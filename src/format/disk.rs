@@ -172,6 +172,24 @@ pub fn verify(path: &Path, tree: &Tree, options: &Options) -> Result<()> {
     fat::verify_in(path, u64::from(START) * BLOCK, length, tree)
 }
 
+/// The files of a disk image as [`write`] makes them; `None` for an ISO, hybrid or not.
+///
+/// # Errors
+/// A file that cannot be read, and one that is neither.
+pub fn read_tree(path: &Path) -> Result<Option<Tree>> {
+    let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    let mut mark = [0; 5];
+    let is_read = file.read_exact_at(&mut mark, 16 * 2048 + 1).is_ok();
+    if is_read && &mark == b"CD001" {
+        return Ok(None);
+    }
+    let volume = u64::from(START) * BLOCK;
+    let length = file.metadata().context("asking for its size")?.len();
+    let limit = length.checked_sub(volume).context("it is neither an ISO nor a disk image")?;
+    let (_, tree) = fat::read(path, volume, limit).context("it is neither an ISO nor a disk image")?;
+    Ok(Some(tree))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
