@@ -209,7 +209,7 @@ El Torito boot img :   1  BIOS  y   none  0x0000  0x00      4          95
 El Torito boot img :   2  UEFI  y   none  0x0000  0x00   8704        2048
 El Torito img path :   1  /isolinux/isolinux.bin
 El Torito img opts :   1  boot-info-table isohybrid-suitable
-MBR partition      :   1   0x00  0xee            1       17563
+MBR partition      :   1   0x00  0xee            1        17559
 MBR partition      :   2   0x80  0x00            0            1
 GPT disk GUID      :      67452301ab89ef4d8123456789abcdef
 GPT entry array    :      2  248  separated
@@ -306,7 +306,7 @@ fn verify_finds_what_is_damaged() {
     }
     fs::write(&out, b"no ISO at all").unwrap();
     assert_eq!(format!("{:#}", read(&out).unwrap_err()), "reading sector 16: failed to fill whole buffer");
-    let entry = MbrEntry { status: 0x80, kind: 0, start: 64, blocks: 8128 };
+    let entry = MbrEntry { status: 0x80, kind: 0, start: 64, blocks: 8128, first_chs: (2, 1, 0) };
     fs::write(&out, good).unwrap();
     assert_eq!(read(&out).unwrap().mbr.unwrap()[0], entry);
 }
