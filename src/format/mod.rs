@@ -2,6 +2,7 @@
 
 pub(crate) mod civil;
 pub mod cpio;
+pub mod disk;
 pub mod erofs;
 pub mod fat;
 pub mod iso9660;

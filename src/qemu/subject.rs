@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::machine::{Firmware, Medium};
+use crate::format::disk;
 use crate::format::iso9660::{self, BootMedium};
 use crate::tree::{Content, Kind, Tree};
 
 /// El Torito platforms.
 const PC_BIOS: u8 = 0x00;
 
-/// An ISO of ours, opened.
+/// An ISO or a disk image of ours, opened.
 #[derive(Debug)]
 pub struct Subject {
     /// The file.
@@ -23,7 +24,8 @@ pub struct Subject {
     pub install_dir: String,
     /// The name of its marker file.
     pub build_id: String,
-    boot: BootMedium,
+    /// None in a disk image.
+    boot: Option<BootMedium>,
     tree: Tree,
 }
 
@@ -31,14 +33,20 @@ impl Subject {
     /// Opens `image`, whose marker file is `/<install_dir>/<id>.id`.
     ///
     /// # Errors
-    /// What is no ISO 9660 volume, or one without exactly one marker.
+    /// What is no ISO 9660 volume and no disk with a FAT partition, or has not exactly one marker.
     pub fn open(image: &Path, install_dir: &str) -> Result<Subject> {
         if !image.is_file() {
             bail!("{} is not a file; give the .iso to boot", image.display());
         }
         let reading = || format!("reading {}", image.display());
-        let boot = iso9660::read(image).with_context(reading)?;
-        let tree = iso9660::read_tree(image).with_context(reading)?;
+        let (boot, tree) = match disk::read_tree(image) {
+            Ok(Some(tree)) => (None, tree),
+            // What is no ISO either is the ISO's reader's to judge.
+            _ => {
+                let boot = iso9660::read(image).with_context(reading)?;
+                (Some(boot), iso9660::read_tree(image).with_context(reading)?)
+            }
+        };
         let ids = marker_names(&tree, install_dir);
         let build_id = match &ids[..] {
             [id] => id.clone(),
@@ -76,7 +84,10 @@ impl Subject {
 
     /// Bytes of the root images, which a machine without a medium holds in RAM.
     pub fn image_bytes(&self) -> u64 {
-        self.files().filter(|(path, _)| path.ends_with(".sfs")).map(|(_, content)| content.len()).sum()
+        self.files()
+            .filter(|(path, _)| path.ends_with(".sfs") || path.ends_with(".erofs"))
+            .map(|(_, content)| content.len())
+            .sum()
     }
 
     /// Why the image cannot be started this way, whatever its quality; `None` if it should start.
@@ -86,7 +97,10 @@ impl Subject {
 
     /// An image for nothing at all is not excused, but tried.
     fn firmware_obstacle(&self, firmware: Firmware) -> Option<String> {
-        let bios = self.boot.catalog.iter().any(|entry| entry.bootable && entry.platform == PC_BIOS);
+        let bios = match &self.boot {
+            Some(boot) => boot.catalog.iter().any(|entry| entry.bootable && entry.platform == PC_BIOS),
+            None => self.file("ldlinux.sys").is_some(),
+        };
         let loaders = [Firmware::UefiX64, Firmware::UefiIa32].map(|uefi| self.file(uefi_loader(uefi)?));
         let uefi = loaders.iter().any(Option::is_some);
         match firmware {
@@ -100,7 +114,11 @@ impl Subject {
     }
 
     fn medium_obstacle(&self, medium: Medium) -> Option<String> {
-        let (no_table, no_catalog) = (self.boot.mbr.is_none(), self.boot.catalog.is_empty());
+        let Some(boot) = &self.boot else {
+            let is_stick = matches!(medium, Medium::Usb);
+            return (!is_stick).then(|| "the image is a disk, for sticks alone".to_string());
+        };
+        let (no_table, no_catalog) = (boot.mbr.is_none(), boot.catalog.is_empty());
         let reason = match medium {
             Medium::Usb | Medium::UsbWithoutElTorito if no_table => {
                 "the image has no partition table: it is for CDs alone"

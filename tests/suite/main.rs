@@ -8,6 +8,7 @@ mod build;
 mod cache;
 mod command_line;
 mod cpio;
+mod disk;
 mod erofs;
 mod export;
 mod fat;

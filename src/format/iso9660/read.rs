@@ -63,6 +63,9 @@ pub struct MbrEntry {
     pub start: u32,
     /// Number of 512-byte blocks; 0 is an unused entry.
     pub blocks: u32,
+    /// Head, sector and cylinder of the first block, as BIOSes of old go by.
+    #[serde(skip)]
+    pub first_chs: (u8, u8, u16),
 }
 
 /// One bootable image of the El Torito catalog.
@@ -140,7 +143,14 @@ fn parse_mbr(block: &[u8]) -> Option<[MbrEntry; 4]> {
     }
     Some([0, 1, 2, 3].map(|slot| {
         let entry = &block[PARTITION_TABLE + 16 * slot..][..16];
-        MbrEntry { status: entry[0], kind: entry[4], start: u32_at(entry, 8), blocks: u32_at(entry, 12) }
+        let cylinder = u16::from(entry[3]) | u16::from(entry[2] >> 6) << 8;
+        MbrEntry {
+            status: entry[0],
+            kind: entry[4],
+            start: u32_at(entry, 8),
+            blocks: u32_at(entry, 12),
+            first_chs: (entry[1], entry[2] & 0x3f, cylinder),
+        }
     }))
 }
 

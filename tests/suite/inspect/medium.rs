@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use liveiso::format::iso9660::{self, Bios, Options};
 use liveiso::format::{cpio, fat, squashfs};
-use liveiso::plan::Compression;
+use liveiso::plan::{Compression, IsoLayout};
 use liveiso::tree::{Content, Meta, Tree, parse_listing};
 
 pub const RELEASE: &str = "6.1.0-9-686";
@@ -51,6 +51,9 @@ pub struct Medium {
     /// Listing of the root image.
     pub root: String,
     pub volume_id: String,
+    /// Text of /init, in a listing's spelling.
+    pub init: &'static str,
+    pub layout: IsoLayout,
 }
 
 impl Medium {
@@ -80,6 +83,7 @@ impl Medium {
             esp: esp.into(),
             modules: vec![
                 "cdrom",
+                "dm-mod",
                 "isofs",
                 "loop",
                 "overlay",
@@ -92,6 +96,8 @@ impl Medium {
             builtin: vec!["scsi_mod"],
             root,
             volume_id: "RESCUE".to_string(),
+            init: "#!/bin/sh\\x0amountroot\\x0a",
+            layout: IsoLayout::Hybrid,
         }
     }
 
@@ -113,7 +119,7 @@ impl Medium {
     fn initrd(&self) -> Vec<u8> {
         let directory = format!("/lib/modules/{RELEASE}");
         let mut listing =
-            "file /init 0755 0 0 text=#!/bin/sh\nfile /etc/liveiso/id 0644 0 0 text=id\n".to_string();
+            format!("file /init 0755 0 0 text={}\nfile /etc/liveiso/id 0644 0 0 text=id\n", self.init);
         for module in &self.modules {
             listing += &format!("file {directory}/kernel/{module}.ko 0644 0 0 size=1000\n");
         }
@@ -141,8 +147,12 @@ impl Medium {
     }
 
     pub fn esp_image(&self, path: &Path) {
-        let options =
-            fat::Options { label: "LIVEISO_EFI".to_string(), volume_id: 7, timestamp: 1_767_225_600 };
+        let options = fat::Options {
+            label: "LIVEISO_EFI".to_string(),
+            volume_id: 7,
+            timestamp: 1_767_225_600,
+            kind: fat::FatKind::Fat16,
+        };
         let mut image = Vec::new();
         fat::write(&tree(&self.esp), &options, &mut image).unwrap();
         fs::write(path, image).unwrap();
@@ -158,6 +168,7 @@ impl Medium {
             timestamp: 1_767_225_600,
             volume_date: "2026010103040506".to_string(),
             disk_guid: "01234567-89ab-4def-8123-456789abcdef".to_string(),
+            layout: self.layout,
             bios: Some(Bios { image: "isolinux/isolinux.bin".to_string(), mbr: vec![0xeb; 432] }),
             efi_image: Some(dir.join("efiboot.img")),
         };
