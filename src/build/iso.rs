@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::{SOURCE_DIGEST, initramfs as initramfs_stage, root};
+use super::{Kernels, SOURCE_DIGEST, initramfs as initramfs_stage, root};
 use crate::boot;
 use crate::cache::{Cache, StageOutput};
 use crate::format::{fat, iso9660};
 use crate::initramfs;
-use crate::plan::{Layout, Plan};
+use crate::plan::{Arch, Layout, Plan};
 use crate::source;
 use crate::tree::{Content, Kind, Meta, Tree};
 
@@ -19,8 +19,10 @@ use crate::tree::{Content, Kind, Meta, Tree};
 pub const ISO: &str = "medium.iso";
 /// The EFI system partition, also appended to the medium.
 pub const ESP: &str = "efiboot.img";
-/// The initramfs as it lies on the medium.
-pub const INITRD: &str = "initrd.img";
+/// A kernel's initramfs as it lies on the medium.
+pub fn initrd(arch: Arch) -> String {
+    format!("initrd-{}.img", arch.debian_name())
+}
 
 /// Makes the ISO. The build id covers everything that goes in, so it is the key.
 ///
@@ -31,7 +33,7 @@ pub fn stage(
     cache: &Cache,
     build_id: &str,
     root: &StageOutput,
-    initramfs: &StageOutput,
+    kernels: &Kernels,
 ) -> Result<StageOutput> {
     cache.stage("iso", &(SOURCE_DIGEST, build_id), |dir| {
         let loaders = source::unpacked_tree(cache, plan.arch, &plan.packages.loaders)?;
@@ -45,8 +47,11 @@ pub fn stage(
             };
             write_esp(esp, &options, &dir.join(ESP)).context("writing efiboot.img")?;
         }
-        write_initrd(plan, root, initramfs, build_id, &dir.join(INITRD)).context("writing initrd.img")?;
-        let tree = medium_tree(plan, boot.iso, dir, root, initramfs)?;
+        for (arch, initramfs) in kernels {
+            let path = dir.join(initrd(*arch));
+            write_initrd(plan, root, initramfs, build_id, &path).context("writing initrd.img")?;
+        }
+        let tree = medium_tree(plan, boot.iso, dir, root, kernels)?;
         let efi_image = boot.esp.is_some().then(|| dir.join(ESP));
         let options = iso_options(plan, ids, boot.isohybrid_mbr, efi_image);
         let work = cache.work_dir()?;
@@ -81,17 +86,19 @@ fn medium_tree(
     mut tree: Tree,
     dir: &Path,
     root: &StageOutput,
-    initramfs: &StageOutput,
+    kernels: &Kernels,
 ) -> Result<Tree> {
     let origin = tree.add_origin("liveiso");
-    let arch = plan.arch.debian_name();
     let top = &plan.install_dir;
-    let mut files = vec![
-        (format!("{top}/boot/{arch}/vmlinuz"), initramfs.open(initramfs_stage::KERNEL)?),
-        (format!("{top}/boot/{arch}/initrd.img"), dir.join(INITRD)),
-    ];
+    let mut files = Vec::new();
+    for (arch, initramfs) in kernels {
+        let directory = format!("{top}/boot/{}", arch.debian_name());
+        files.push((format!("{directory}/vmlinuz"), initramfs.open(initramfs_stage::KERNEL)?));
+        files.push((format!("{directory}/initrd.img"), dir.join(initrd(*arch))));
+    }
     // A resident root is in the initramfs already.
     if plan.initramfs.layout != Layout::Resident {
+        let arch = plan.arch.debian_name();
         files.push((format!("{top}/{arch}/airootfs.sfs"), root.open(root::IMAGE)?));
     }
     for (path, file) in files {

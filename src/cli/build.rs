@@ -56,7 +56,9 @@ pub(super) fn run(args: &Args, color: bool) -> Result<(), Failure> {
         offline: args.cache.offline,
     };
     let built = build(&resolved.plan, &cache, &options).map_err(|error| failure(args, error, color))?;
-    message(&format!("{}\n", built.initramfs.summary));
+    for initramfs in std::iter::once(&built.initramfs).chain(&built.second_initramfs) {
+        message(&format!("{}\n", initramfs.summary));
+    }
     for note in &built.notes {
         warn(note);
     }

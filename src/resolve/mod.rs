@@ -11,6 +11,7 @@ mod boot_order;
 mod debian;
 mod description;
 mod embedded;
+mod foreign;
 mod initramfs;
 mod iso;
 mod locked;
@@ -34,6 +35,7 @@ pub use archive::find_packages;
 pub use boot_order::{BOOT_ORDER, boot_order_text};
 pub use debian::ArchiveRequest;
 pub use embedded::{Embedded, EmbeddedKind, airootfs};
+pub use foreign::ForeignRequest;
 pub use mistake::{Blame, BudgetKey, Mistake, Mistakes, report};
 pub use overlay::input_content;
 pub use packages::PackageRequest;
@@ -102,6 +104,8 @@ pub struct FoundPackages {
 pub struct UnknownPackage {
     /// As in the request.
     pub name: String,
+    /// The architecture it was asked for.
+    pub arch: crate::plan::Arch,
     /// Names that may have been meant.
     pub suggestions: Vec<String>,
 }
@@ -212,6 +216,7 @@ fn load(
 /// A plan without its packages.
 struct Draft {
     names: iso::Names,
+    second_kernel: Option<crate::plan::Arch>,
     request: PackageRequest,
     request_is_valid: bool,
     root: crate::plan::Root,
@@ -228,19 +233,35 @@ fn draft(dir: &Path, options: &Options, diagnostics: &mut Diagnostics) -> Option
     let arch = iso::arch(&profile, diagnostics);
     let mode = root::mode(&profile.root, diagnostics);
     let (archive, archive_is_valid) = debian::archive(&profile.debian, diagnostics);
-    let boot = boot::boot(&profile, diagnostics);
-    let request = packages::request(&profile, arch.unwrap_or_default(), mode, archive, &boot, diagnostics);
+    let mut boot = boot::boot(&profile, diagnostics);
+    let initramfs = initramfs::initramfs(dir, &profile.initramfs, diagnostics);
+    let second_kernel = foreign::second_kernel(&profile, arch, initramfs.layout, diagnostics);
+    let of_root = arch.unwrap_or_default();
+    boot.secure_boot = foreign::secure_boot(&profile, of_root, &archive.suite, &boot.bootmodes, diagnostics);
+    let (foreign, foreign_is_valid) =
+        foreign::request(&profile, of_root, &archive, second_kernel, &boot.secure_boot, diagnostics);
+    let request = packages::request(&profile, of_root, mode, archive, foreign, &boot, diagnostics);
     let overlays = overlay::overlays(dir, options.airootfs, diagnostics);
     let file_permissions = permissions::file_permissions(&profile, &overlays, diagnostics);
     let boot_order = boot_order::boot_order(dir, diagnostics);
     let root = root::root(&profile.root, mode, file_permissions, boot_order, diagnostics);
     initramfs::check_microcode_component(&profile.initramfs, &request.archive.components, diagnostics);
-    let initramfs = initramfs::initramfs(dir, &profile.initramfs, diagnostics);
     let budget = initramfs::budget(&profile.budget, initramfs.layout, diagnostics);
     let efiboot = overlay::efiboot(dir, diagnostics);
     overlay::misnamed(dir, diagnostics);
-    let request_is_valid = archive_is_valid && arch.is_some();
-    let draft = Draft { names, request, request_is_valid, root, initramfs, boot, overlays, efiboot, budget };
+    let request_is_valid = archive_is_valid && foreign_is_valid && arch.is_some();
+    let draft = Draft {
+        names,
+        second_kernel,
+        request,
+        request_is_valid,
+        root,
+        initramfs,
+        boot,
+        overlays,
+        efiboot,
+        budget,
+    };
     Some((profile, draft))
 }
 
@@ -258,6 +279,7 @@ fn finish(draft: Draft, found: FoundPackages, timestamp: Option<i64>) -> Plan {
         iso_application: names.application,
         install_dir: names.install_dir,
         arch: draft.request.arch,
+        second_kernel: draft.second_kernel,
         timestamp,
         debian: found.debian,
         packages: found.packages,

@@ -19,5 +19,6 @@ mod live;
 mod lock;
 mod menus;
 mod profiles;
+mod secure;
 mod squashfs;
 mod support;
