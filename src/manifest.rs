@@ -28,6 +28,9 @@ pub struct Manifest<'p> {
     pub images: BTreeMap<String, FileDigest>,
     /// What unpacking the initramfs takes.
     pub initramfs: InitramfsReport,
+    /// The same for the second kernel's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub second_initramfs: Option<InitramfsReport>,
     /// What a BIOS reads before the kernel runs.
     pub firmware_reads: FirmwareReads,
     /// Things a user should know and could overlook in a long log.

@@ -33,6 +33,9 @@ pub struct Plan {
     pub install_dir: String,
     /// Debian architecture of the root.
     pub arch: Arch,
+    /// Architecture of a second kernel, for processors that can run it; the root serves both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_kernel: Option<Arch>,
     /// The one timestamp of the build, seconds since 1970-01-01 UTC.
     pub timestamp: i64,
     /// Where packages come from.
@@ -133,6 +136,14 @@ impl Arch {
             Arch::Amd64 => "amd64",
         }
     }
+
+    /// The other one.
+    pub fn other(self) -> Arch {
+        match self {
+            Arch::I386 => Arch::Amd64,
+            Arch::Amd64 => Arch::I386,
+        }
+    }
 }
 
 /// The archive the packages were resolved against.
@@ -167,9 +178,9 @@ pub struct AptSource {
 pub struct Packages {
     /// Installed into the root tree, dependencies included.
     pub root: Vec<Package>,
-    /// Kernel images, laid over the root without their maintainer scripts.
+    /// Kernel images of every architecture, laid over the root without their maintainer scripts.
     pub kernel: Vec<Package>,
-    /// Boot loader files only (isolinux, syslinux, GRUB EFI images, memtest86+).
+    /// Boot loader files only (isolinux, syslinux, GRUB EFI images, shim, memtest86+), of any architecture.
     pub loaders: Vec<Package>,
     /// The target's busybox-static for the initramfs.
     pub initramfs: Vec<Package>,
@@ -462,6 +473,19 @@ pub struct Boot {
     pub kernel_parameters: String,
     /// Serial console in kernel syntax (`ttyS0,115200`), or none.
     pub serial: Option<String>,
+    /// The UEFI architectures that start by Debian's signed shim and GRUB; empty without Secure Boot.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secure_boot: Vec<EfiArch>,
+}
+
+/// A UEFI firmware's architecture, by the name in its loaders' file names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EfiArch {
+    /// 64-bit x86.
+    X64,
+    /// 32-bit x86.
+    Ia32,
 }
 
 /// One way a firmware starts the medium.
@@ -540,6 +564,20 @@ impl Plan {
         }
         plan.budget = Budget::default();
         plan
+    }
+
+    /// The architecture of every kernel, the root's own first.
+    pub fn kernels(&self) -> impl Iterator<Item = Arch> {
+        std::iter::once(self.arch).chain(self.second_kernel)
+    }
+
+    /// The kernel packages of one architecture.
+    pub fn kernel_packages(&self, arch: Arch) -> Vec<Package> {
+        let of_arch = |package: &&Package| package.arch == arch.debian_name();
+        match self.second_kernel {
+            Some(_) => self.packages.kernel.iter().filter(of_arch).cloned().collect(),
+            None => self.packages.kernel.clone(),
+        }
     }
 
     /// File name stem of every artifact: `rescue-1.0-i386`.

@@ -20,6 +20,8 @@ pub(super) struct Menu {
     pub serial: Option<Serial>,
     /// The serial console in kernel syntax, for memtest86+.
     pub serial_console: Option<String>,
+    /// Whether this is the menu of the 64-bit kernel, beside that of a 32-bit one.
+    pub has_32_bit_twin: bool,
 }
 
 /// A PC serial port as boot loaders name it.
@@ -53,6 +55,8 @@ enum Action {
     /// The live system with further kernel parameters.
     Live(&'static str),
     MemoryTest,
+    /// The menu of the other kernel, where there is one.
+    Menu32,
     /// BIOS disk by number; the one after the first is asked to believe it is the first.
     Disk(u8),
     FirmwareSetup,
@@ -73,7 +77,7 @@ const fn entry(id: &'static str, label: &'static str, on: On, action: Action) ->
 }
 
 /// GRUB keeps the keys `c` and `e` for itself.
-const ENTRIES: [Entry; 13] = [
+const ENTRIES: [Entry; 14] = [
     entry("live", "^Start {}", On::Any, Action::Live("")),
     entry("lowmem", "Start with ^low memory (one processor)", On::Any, Action::Live("nr_cpus=1")),
     entry("nomodeset", "Start without ^graphics (no modesetting)", On::Any, Action::Live("nomodeset")),
@@ -86,6 +90,7 @@ const ENTRIES: [Entry; 13] = [
     ),
     entry("verify", "^Verify the medium, then start", On::Any, Action::Live("verify")),
     entry("debug", "Stop in the ^initramfs shell (debug)", On::Any, Action::Live("break=medium debug")),
+    entry("i386", "Menu of the ^32-bit kernel", On::Any, Action::Menu32),
     entry("memtest", "^Memory test (Memtest86+)", On::Any, Action::MemoryTest),
     entry("disk", "Boot from the first ^disk", On::Any, Action::Disk(0)),
     entry("disk2", "Boot from the disk ^after this USB stick", On::Bios, Action::Disk(1)),
@@ -100,10 +105,14 @@ pub(super) const EFI_LOADERS: &str = "/EFI/Microsoft/Boot/bootmgfw.efi /EFI/debi
                            /EFI/fedora/shimx64.efi /EFI/opensuse/shim.efi /EFI/systemd/systemd-bootx64.efi";
 
 impl Menu {
+    fn entries(&self) -> impl Iterator<Item = &'static Entry> {
+        ENTRIES.iter().filter(|entry| self.has_32_bit_twin || !matches!(entry.action, Action::Menu32))
+    }
+
     /// Everything for `%MENU_ENTRIES%` in `isolinux.cfg`.
     pub(super) fn isolinux(&self) -> String {
         let mut out = String::new();
-        for entry in ENTRIES.iter().filter(|entry| entry.on != On::Efi) {
+        for entry in self.entries().filter(|entry| entry.on != On::Efi) {
             let mut line = |text: &str| writeln!(out, "{text}").expect("writing to a String");
             line(&format!("label {}", entry.id));
             line(&format!("  menu label {}", entry.label.replace("{}", &self.title)));
@@ -133,6 +142,7 @@ impl Menu {
                 lines.extend(self.serial_console.as_ref().map(|console| format!("append console={console}")));
                 lines
             }
+            Action::Menu32 => vec!["config /isolinux/i386.cfg".to_string()],
             Action::Disk(0) => vec!["com32 chain.c32".to_string(), "append hd0".to_string()],
             Action::Disk(n) => vec!["com32 chain.c32".to_string(), format!("append hd{n} swap")],
             Action::Reboot => vec!["com32 reboot.c32".to_string()],
@@ -144,11 +154,13 @@ impl Menu {
     /// Everything for `%MENU_ENTRIES%` in `grub.cfg`.
     pub(super) fn grub(&self) -> String {
         let mut out = String::new();
-        for entry in &ENTRIES {
+        for entry in self.entries() {
             let guard = match (&entry.action, entry.on) {
                 // Firmware under lockdown refuses to start unsigned programs, and
                 // GRUB cannot tell it where one from an ISO file lies.
                 (Action::MemoryTest, _) => Some("\"$lockdown\" != \"y\" -a -z \"$iso_path\""),
+                // A locked GRUB starts kernels by their EFI entry, which is of the firmware's own width.
+                (Action::Menu32, _) => Some("\"$lockdown\" != \"y\" -o \"$grub_cpu\" != \"x86_64\""),
                 (_, On::Efi) => Some("\"$grub_platform\" = \"efi\""),
                 (_, On::Bios) => Some("\"$grub_platform\" = \"pc\""),
                 (_, On::Any) => None,
@@ -191,6 +203,7 @@ impl Menu {
                     joined(&["chainloader", &format!("{dir}/memtest32.efi"), &serial]),
                 ))
             }
+            Action::Menu32 => vec!["configfile /boot/grub/i386.cfg".to_string()],
             // The chain loader takes the loaded program's device from root.
             Action::Disk(0) => lines(format!(
                 "if [ \"$grub_platform\" != \"efi\" ]; then\n  set root=(hd0)\n  chainloader +1\n  boot\nfi\n\

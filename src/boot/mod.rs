@@ -5,27 +5,31 @@
 //! iso   /isolinux/…            ISOLINUX and its menu (BIOS)
 //!       /EFI/BOOT/…            GRUB again as plain files, for copies of the medium to FAT
 //!       /boot/grub/…           GRUB's menu, alone and from another disk's GRUB
+//!       …/i386.cfg, amd64.cfg  the menus of two kernels; the usual one chooses by the processor
 //!       /liveiso/boot/memtest* memtest86+
 //!       /liveiso/<id>.id       by which GRUB and the initramfs know this medium
 //! esp   /EFI/BOOT/…            GRUB for 64-bit and 32-bit UEFI
 //!       /boot/grub/grub.cfg    finds the medium by its marker
 //! ```
 //! GRUB is Debian's prebuilt image for CDs, `gcd*.efi`, with the modules built
-//! in. The kernel and the initramfs are the build's to add.
+//! in, or, for Secure Boot, Debian's signed chain: see [`secure`]. The kernel and
+//! the initramfs are the build's to add.
 
 mod entry;
 mod identity;
+mod secure;
 pub mod syslinux;
 pub mod template;
 
 pub use identity::Identity;
+pub use secure::signed_packages;
 
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::cache::hex_sha256;
-use crate::plan::{Arch, BootMode, DiskImage, InputFile, Plan};
+use crate::plan::{Arch, BootMode, DiskImage, EfiArch, InputFile, Plan};
 use crate::tree::{Content, Kind, Meta, OriginId, Tree};
 use entry::{Menu, Serial, grub_serial, isolinux_serial};
 use syslinux::Syslinux;
@@ -42,8 +46,22 @@ const SYSLINUX: &str = "syslinux-common";
 /// Has the boot sector and `ldlinux.sys` in its program.
 const INSTALLER: &str = "syslinux";
 const MEMTEST: &str = "memtest86+";
-const GRUB_64: (&str, &str) = ("grub-efi-amd64-bin", "usr/lib/grub/x86_64-efi/monolithic/gcdx64.efi");
-const GRUB_32: (&str, &str) = ("grub-efi-ia32-bin", "usr/lib/grub/i386-efi/monolithic/gcdia32.efi");
+/// The unsigned GRUB of each UEFI: package, file, and its name on the medium, in
+/// capitals because some firmware compares byte by byte.
+const GRUB_IMAGES: [(EfiArch, &str, &str, &str); 2] = [
+    (
+        EfiArch::X64,
+        "grub-efi-amd64-bin",
+        "usr/lib/grub/x86_64-efi/monolithic/gcdx64.efi",
+        "EFI/BOOT/BOOTX64.EFI",
+    ),
+    (
+        EfiArch::Ia32,
+        "grub-efi-ia32-bin",
+        "usr/lib/grub/i386-efi/monolithic/gcdia32.efi",
+        "EFI/BOOT/BOOTIA32.EFI",
+    ),
+];
 
 /// What `isolinux.cfg` names, and the libraries these programs load.
 const SYSLINUX_MODULES: [&str; 7] =
@@ -67,25 +85,32 @@ pub struct BootFiles {
     pub isohybrid_mbr: Option<Vec<u8>>,
 }
 
-/// The Debian packages whose merged files [`files`] wants, sorted.
-pub fn loader_packages(modes: &[BootMode], disk: Option<DiskImage>) -> Vec<&'static str> {
+/// ISOLINUX's program that tells 64-bit processors from others.
+const CHOOSER: &str = "ifcpu64.c32";
+
+/// The Debian packages whose merged files [`files`] wants, sorted, besides [`signed_packages`];
+/// any architecture has them.
+pub fn loader_packages(modes: &[BootMode], disk: Option<DiskImage>, secure: &[EfiArch]) -> Vec<&'static str> {
     let mut packages = vec![MEMTEST];
     if modes.contains(&BootMode::BiosSyslinux) {
         packages.extend([ISOLINUX, SYSLINUX]);
         packages.extend(disk.map(|_| INSTALLER));
     }
     if modes.contains(&BootMode::UefiGrub) {
-        packages.extend([GRUB_64.0, GRUB_32.0]);
+        let unsigned = GRUB_IMAGES.iter().filter(|(efi, ..)| !secure.contains(efi));
+        packages.extend(unsigned.map(|(_, package, ..)| package));
     }
     packages.sort_unstable();
     packages
 }
 
-/// Makes the boot files of a medium; `loaders` is the merged tree of [`loader_packages`].
+/// Makes the boot files of a medium; `loaders` is the merged tree of
+/// [`loader_packages`] and [`signed_packages`].
 ///
 /// # Errors
 /// A loader package without the file that is expected of it, an unreadable or
-/// changed template, and [`template::TemplateErrors`] in its text.
+/// changed template, [`template::TemplateErrors`] in its text, and, for Secure
+/// Boot, commands in it that a locked GRUB refuses.
 pub fn files(plan: &Plan, build_id: &str, loaders: &Tree) -> Result<BootFiles> {
     ensure!(
         build_id.len() == 24 && build_id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)),
@@ -97,29 +122,37 @@ pub fn files(plan: &Plan, build_id: &str, loaders: &Tree) -> Result<BootFiles> {
     }
     let bios = plan.boot.bootmodes.contains(&BootMode::BiosSyslinux);
     let uefi = plan.boot.bootmodes.contains(&BootMode::UefiGrub);
-    let menu = menu(plan)?;
     let mut iso = Files::new(plan.timestamp);
     iso.text(&format!("{}/{build_id}.id", plan.install_dir), format!("{build_id}\n"))?;
     let arch = plan.arch.debian_name();
     iso.text(".disk/info", format!("{} {} {arch} {build_id}\n", plan.iso_name, plan.iso_version))?;
     iso.loaders(loaders, &memory_tests(plan))?;
     // A GRUB on another disk can start the medium whatever its own firmware is.
-    let values = values(plan, build_id, &menu.grub(), &grub_serial(menu.serial));
-    iso.text("boot/grub/grub.cfg", rendered(plan, template::GRUB, &values)?)?;
+    let values = |arch| -> Result<Values> {
+        let menu = menu(plan, arch)?;
+        Ok(values(plan, arch, build_id, &menu.grub(), &grub_serial(menu.serial)))
+    };
+    iso.menus(plan, "boot/grub/grub.cfg", [template::GRUB, template::GRUB_CHOICE], values)?;
+    let values = values(plan.arch)?;
     iso.text("boot/grub/loopback.cfg", rendered(plan, template::LOOPBACK, &values)?)?;
     let mut esp = None;
     if uefi {
-        iso.loaders(loaders, &grub_images())?;
+        let images = efi_images(plan);
+        iso.loaders(loaders, &images)?;
         let mut tree = Files::new(plan.timestamp);
-        tree.loaders(loaders, &grub_images())?;
+        tree.loaders(loaders, &images)?;
         tree.text("boot/grub/grub.cfg", rendered(plan, template::ESP, &values)?)?;
         esp = Some(tree.tree);
     }
     let mut isohybrid_mbr = None;
     if bios {
-        let values = self::values(plan, build_id, &menu.isolinux(), &isolinux_serial(menu.serial));
-        iso.text("isolinux/isolinux.cfg", rendered(plan, template::ISOLINUX, &values)?)?;
-        iso.loaders(loaders, &syslinux_files())?;
+        let values = |arch| -> Result<Values> {
+            let menu = menu(plan, arch)?;
+            Ok(self::values(plan, arch, build_id, &menu.isolinux(), &isolinux_serial(menu.serial)))
+        };
+        let templates = [template::ISOLINUX, template::ISOLINUX_CHOICE];
+        iso.menus(plan, "isolinux/isolinux.cfg", templates, values)?;
+        iso.loaders(loaders, &syslinux_files(plan))?;
         let mbr = loader_content(loaders, ISOLINUX, "usr/lib/ISOLINUX/isohdpfx.bin")?;
         isohybrid_mbr = Some(mbr.read_all()?);
     }
@@ -192,6 +225,26 @@ impl Files {
         Ok(())
     }
 
+    /// The menu of the one kernel at `path`; or those of two beside it, named for
+    /// their architectures, and the choice between them at `path`.
+    fn menus(
+        &mut self,
+        plan: &Plan,
+        path: &str,
+        [menu, choice]: [&str; 2],
+        values: impl Fn(Arch) -> Result<Values>,
+    ) -> Result<()> {
+        if plan.second_kernel.is_none() {
+            return self.text(path, rendered(plan, menu, &values(plan.arch)?)?);
+        }
+        let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+        for arch in plan.kernels() {
+            let own = format!("{directory}/{}.cfg", arch.debian_name());
+            self.text(&own, rendered(plan, menu, &values(arch)?)?)?;
+        }
+        self.text(path, rendered(plan, choice, &values(plan.arch)?)?)
+    }
+
     fn loaders(&mut self, loaders: &Tree, wanted: &[Loader]) -> Result<()> {
         for Loader { package, from, to } in wanted {
             let content = loader_content(loaders, package, from)?;
@@ -214,20 +267,21 @@ fn loader(package: &'static str, from: impl Into<String>, to: impl Into<String>)
     Loader { package, from: from.into(), to: to.into() }
 }
 
-fn syslinux_files() -> Vec<Loader> {
+fn syslinux_files(plan: &Plan) -> Vec<Loader> {
+    let modules = SYSLINUX_MODULES.into_iter().chain(plan.second_kernel.map(|_| CHOOSER));
     let mut files = vec![loader(ISOLINUX, "usr/lib/ISOLINUX/isolinux.bin", ISOLINUX_IMAGE)];
-    files.extend(SYSLINUX_MODULES.map(|name| {
+    files.extend(modules.map(|name| {
         loader(SYSLINUX, format!("usr/lib/syslinux/modules/bios/{name}"), format!("isolinux/{name}"))
     }));
     files
 }
 
-/// Upper-case names: some firmware compares them byte by byte.
-fn grub_images() -> [Loader; 2] {
-    [
-        loader(GRUB_64.0, GRUB_64.1, "EFI/BOOT/BOOTX64.EFI"),
-        loader(GRUB_32.0, GRUB_32.1, "EFI/BOOT/BOOTIA32.EFI"),
-    ]
+/// Everything in `/EFI/BOOT`.
+fn efi_images(plan: &Plan) -> Vec<Loader> {
+    let secure = &plan.boot.secure_boot;
+    let unsigned = GRUB_IMAGES.iter().filter(|(efi, ..)| !secure.contains(efi));
+    let unsigned = unsigned.map(|(_, package, from, to)| loader(package, *from, *to));
+    unsigned.chain(secure.iter().copied().flat_map(secure::images)).collect()
 }
 
 fn memory_tests(plan: &Plan) -> [Loader; 3] {
@@ -243,7 +297,7 @@ fn memory_tests(plan: &Plan) -> [Loader; 3] {
     ]
 }
 
-fn menu(plan: &Plan) -> Result<Menu> {
+fn menu(plan: &Plan, arch: Arch) -> Result<Menu> {
     let boot = &plan.boot;
     for (what, text) in [("title", &boot.title), ("kernel parameters", &boot.kernel_parameters)] {
         ensure!(
@@ -252,7 +306,7 @@ fn menu(plan: &Plan) -> Result<Menu> {
             text.escape_debug()
         );
     }
-    let dir = format!("/{}/boot/{}", plan.install_dir, plan.arch.debian_name());
+    let dir = format!("/{}/boot/{}", plan.install_dir, arch.debian_name());
     // The last console becomes /dev/console; messages go to both.
     let consoles = boot.serial.as_ref().map(|serial| format!("console={serial} console=tty0"));
     let parameters = [consoles.as_deref().unwrap_or(""), boot.kernel_parameters.trim()];
@@ -265,13 +319,14 @@ fn menu(plan: &Plan) -> Result<Menu> {
         parameters: parameters.join(" ").trim().to_string(),
         serial: boot.serial.as_deref().and_then(Serial::parse),
         serial_console: boot.serial.clone(),
+        has_32_bit_twin: plan.second_kernel == Some(arch),
     })
 }
 
-fn values(plan: &Plan, build_id: &str, entries: &str, serial: &str) -> Values {
-    let dir = format!("/{}/boot/{}", plan.install_dir, plan.arch.debian_name());
+fn values(plan: &Plan, arch: Arch, build_id: &str, entries: &str, serial: &str) -> Values {
+    let dir = format!("/{}/boot/{}", plan.install_dir, arch.debian_name());
     Values::from([
-        ("ARCH", plan.arch.debian_name().to_string()),
+        ("ARCH", arch.debian_name().to_string()),
         ("BUILD_ID", build_id.to_string()),
         ("INITRD", format!("{dir}/initrd.img")),
         ("INSTALL_DIR", plan.install_dir.clone()),
@@ -303,6 +358,9 @@ fn rendered(plan: &Plan, name: &str, values: &Values) -> Result<String> {
     };
     let text = template::render(&shown, &text, values)?;
     check_volume_id(&shown, &text, &plan.iso_label)?;
+    if name.starts_with("grub/") && !plan.boot.secure_boot.is_empty() {
+        secure::check_lockdown(&shown, &text)?;
+    }
     Ok(text)
 }
 

@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// The templates built in, by the name under which a profile's `efiboot/` replaces them.
-pub const TEMPLATES: [(&str, &str); 4] = [
+pub const TEMPLATES: [(&str, &str); 6] = [
     (GRUB, include_str!("../../efiboot/grub/grub.cfg")),
     (LOOPBACK, include_str!("../../efiboot/grub/loopback.cfg")),
     (ESP, include_str!("../../efiboot/grub/esp.cfg")),
     (ISOLINUX, include_str!("../../efiboot/isolinux/isolinux.cfg")),
+    (GRUB_CHOICE, include_str!("../../efiboot/grub/choose.cfg")),
+    (ISOLINUX_CHOICE, include_str!("../../efiboot/isolinux/choose.cfg")),
 ];
 
 /// The GRUB menu.
@@ -22,6 +24,10 @@ pub const LOOPBACK: &str = "grub/loopback.cfg";
 pub const ESP: &str = "grub/esp.cfg";
 /// The ISOLINUX menu.
 pub const ISOLINUX: &str = "isolinux/isolinux.cfg";
+/// By which GRUB chooses between two kernels' menus.
+pub const GRUB_CHOICE: &str = "grub/choose.cfg";
+/// By which ISOLINUX chooses between two kernels' menus.
+pub const ISOLINUX_CHOICE: &str = "isolinux/choose.cfg";
 
 /// The text of a template built in.
 pub fn built_in(name: &str) -> Option<&'static str> {

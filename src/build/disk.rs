@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use super::{SOURCE_DIGEST, iso};
+use super::{Kernels, SOURCE_DIGEST, iso, root};
 use crate::boot::{self, syslinux::Syslinux};
 use crate::cache::{Cache, StageOutput};
 use crate::format::{disk, fat};
@@ -25,13 +25,15 @@ pub fn stage(
     cache: &Cache,
     build_id: &str,
     table: DiskImage,
-    (root, initramfs, iso): (&StageOutput, &StageOutput, &StageOutput),
+    (root, kernels, iso): (&StageOutput, &Kernels, &StageOutput),
 ) -> Result<StageOutput> {
     cache.stage("disk", &(SOURCE_DIGEST, build_id), |dir| {
+        let plan = &iso::with_root_hash(plan, root::verity(root)?.as_ref());
         let loaders = source::unpacked_tree(cache, plan.arch, &plan.packages.loaders)?;
         let boot = boot::disk_files(plan, build_id, &loaders, table).context("making the boot menus")?;
         let ids = boot::Identity::new(build_id, plan.timestamp);
-        let tree = iso::medium_tree(plan, boot.files, &iso.open(iso::INITRD)?, root, initramfs)?;
+        let initrds = |arch| iso.open(&iso::initrd(arch));
+        let tree = iso::medium_tree(plan, boot.files, initrds, root, kernels)?;
         let options = disk::Options {
             table,
             boot_code: boot.boot_code,

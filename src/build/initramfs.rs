@@ -1,4 +1,4 @@
-//! The initramfs and the kernel it belongs to.
+//! A kernel and its initramfs; once for each kernel of the medium.
 
 use std::fs;
 use std::path::Path;
@@ -11,8 +11,10 @@ use super::root::digests;
 use crate::cache::{Cache, StageOutput};
 use crate::format::squashfs;
 use crate::initramfs::{self, Sizes};
+use crate::inspect::signers;
 use crate::kmod;
-use crate::plan::{Initramfs, Layout, Plan};
+use crate::plan::{Arch, Initramfs, Layout, Package, Plan};
+use crate::resolve::{Blame, Mistake, Mistakes};
 use crate::source;
 use crate::tree::{Kind, Tree};
 
@@ -30,6 +32,8 @@ const MAX_RESIDENT: u64 = 2 << 30;
 struct Inputs<'p> {
     source: &'static str,
     arch: &'p str,
+    kernel_arch: &'p str,
+    secure_boot: bool,
     timestamp: i64,
     names: [&'p str; 3],
     initramfs: &'p Initramfs,
@@ -41,20 +45,32 @@ struct Inputs<'p> {
     root_compression: crate::plan::Compression,
 }
 
-/// Makes the initramfs without the build id, and takes the kernel out of its
-/// package. The layout `resident` is made of `root`, which others do not need.
+/// Makes the initramfs of the kernel for `arch` without the build id, and takes
+/// that kernel out of its package. The layout `resident` is made of `root`, which
+/// others do not need.
 ///
 /// # Errors
-/// Missing modules by name, what the kernel cannot do, a kernel package without a kernel.
-pub fn stage(plan: &Plan, identity: &Plan, cache: &Cache, root: Option<&StageOutput>) -> Result<StageOutput> {
+/// Missing modules by name, what the kernel cannot do, a kernel package without a
+/// kernel, or, for Secure Boot, without a signed one.
+pub fn stage(
+    plan: &Plan,
+    identity: &Plan,
+    cache: &Cache,
+    arch: Arch,
+    root: Option<&StageOutput>,
+) -> Result<StageOutput> {
     let image = plan.root.image.format.file_name();
+    let kernel_packages = plan.kernel_packages(arch);
+    let secure_boot = !plan.boot.secure_boot.is_empty();
     let inputs = Inputs {
         source: SOURCE_DIGEST,
         arch: plan.arch.debian_name(),
+        kernel_arch: arch.debian_name(),
+        secure_boot,
         timestamp: plan.timestamp,
         names: [&plan.install_dir, &plan.iso_label, image],
         initramfs: &identity.initramfs,
-        packages: [digests(&plan.packages.kernel), digests(&plan.packages.initramfs)],
+        packages: [digests(&kernel_packages), digests(&plan.packages.initramfs)],
         programs: match identity.initramfs.programs.is_empty() {
             true => Vec::new(),
             false => digests(&plan.packages.root),
@@ -63,7 +79,7 @@ pub fn stage(plan: &Plan, identity: &Plan, cache: &Cache, root: Option<&StageOut
         root_compression: plan.root.image.compression,
     };
     cache.stage("initramfs", &inputs, |dir| {
-        let kernel = source::unpacked_tree(cache, plan.arch, &plan.packages.kernel)?;
+        let kernel = source::unpacked_tree(cache, arch, &kernel_packages)?;
         let packages = source::unpacked_tree(cache, plan.arch, &plan.packages.initramfs)?;
         // Kept apart from the base's packages: these give single programs only.
         let programs = match identity.initramfs.programs.is_empty() {
@@ -71,12 +87,16 @@ pub fn stage(plan: &Plan, identity: &Plan, cache: &Cache, root: Option<&StageOut
             false => source::unpacked_tree(cache, plan.arch, &plan.packages.root)?,
         };
         let mut notes = String::new();
+        let vmlinuz = kernel_image(&kernel)?;
+        if secure_boot {
+            check_signature(plan, arch, &kernel_packages, &vmlinuz, &mut notes)?;
+        }
         let image = match root {
             Some(root) => {
                 let work = cache.work_dir()?;
                 resident(plan, &kernel, root, &work.path, &mut notes)?
             }
-            None => searching(plan, &kernel, &packages, &programs)?,
+            None => searching(plan, arch, &kernel, &packages, &programs)?,
         };
         let mut bytes = initramfs::microcode_archive(plan, &packages).context("packing the microcode")?;
         let microcode = bytes.len() as u64;
@@ -86,18 +106,25 @@ pub fn stage(plan: &Plan, identity: &Plan, cache: &Cache, root: Option<&StageOut
         let sizes = serde_json::to_vec(&sizes).context("serialising the initramfs sizes")?;
         fs::write(dir.join(SIZES), sizes).context("writing the initramfs sizes")?;
         fs::write(dir.join(NOTES), notes).context("writing the notes")?;
-        fs::write(dir.join(KERNEL), kernel_image(&kernel)?).context("writing the kernel")
+        fs::write(dir.join(KERNEL), vmlinuz).context("writing the kernel")
     })
 }
 
 /// /init with its modules, plain or squashed.
-fn searching(plan: &Plan, kernel: &Tree, packages: &Tree, programs: &Tree) -> Result<initramfs::Packed> {
+fn searching(
+    plan: &Plan,
+    arch: Arch,
+    kernel: &Tree,
+    packages: &Tree,
+    programs: &Tree,
+) -> Result<initramfs::Packed> {
     let mut tree =
         initramfs::base_tree(plan, kernel, packages, initramfs::INIT).context("making the initramfs tree")?;
     initramfs::add_programs(plan, programs, &mut tree)?;
     initramfs::add_hooks(plan, &mut tree)?;
     initramfs::add_description(plan, &mut tree)?;
-    initramfs::check_kernel(plan, kernel, &tree).context("comparing the kernel with what the image needs")?;
+    initramfs::check_kernel(plan, arch, kernel, &tree)
+        .context("comparing the kernel with what the image needs")?;
     let compression = plan.initramfs.compression;
     if plan.initramfs.layout != Layout::Squashed {
         return initramfs::pack(&tree, compression).context("packing the initramfs");
@@ -124,7 +151,8 @@ fn resident(
         notes.push_str(&format!("{path} lost its capabilities: an initramfs has no extended attributes\n"));
     }
     initramfs::add_description(plan, &mut tree)?;
-    initramfs::check_kernel(plan, kernel, &tree).context("comparing the kernel with what the image needs")?;
+    initramfs::check_kernel(plan, plan.arch, kernel, &tree)
+        .context("comparing the kernel with what the image needs")?;
     initramfs::pack(&tree, plan.initramfs.compression).context("packing the initramfs")
 }
 
@@ -135,6 +163,44 @@ fn kernel_image(tree: &Tree) -> Result<Vec<u8>> {
     match &tree.inode(id).kind {
         Kind::File(content) => content.read_all(),
         other => anyhow::bail!("/{path} in the kernel package is a {}, not a file", other.word()),
+    }
+}
+
+/// shim trusts Debian's certificate; any other signer's must be enrolled on every machine.
+const TRUSTED: &str = "Debian Secure Boot CA";
+
+/// Refuses a kernel that no firmware with Secure Boot would start.
+fn check_signature(
+    plan: &Plan,
+    arch: Arch,
+    packages: &[Package],
+    vmlinuz: &[u8],
+    notes: &mut String,
+) -> Result<()> {
+    let name = packages.first().map_or("", |package| package.name.as_str());
+    match signers(vmlinuz) {
+        Ok(signers) => {
+            if !signers.iter().any(|signer| signer.issuer == TRUSTED) {
+                let names: Vec<&str> = signers.iter().map(|signer| signer.subject.as_str()).collect();
+                notes.push_str(&format!(
+                    "kernel package {name} is signed by {}: under Secure Boot it starts only where that \
+                     certificate was enrolled by MokManager\n",
+                    names.join(", ")
+                ));
+            }
+            Ok(())
+        }
+        Err(reason) => {
+            let help = match name.strip_suffix("-unsigned") {
+                Some(signed) => format!("take `{signed}`, or remove `secure-boot` from [boot]"),
+                None => {
+                    "take one of Debian's signed kernels, or remove `secure-boot` from [boot]".to_string()
+                }
+            };
+            let blame = if arch == plan.arch { Blame::Kernel } else { Blame::SecondKernel };
+            let message = format!("the kernel of package `{name}` {reason}: Secure Boot refuses it");
+            Err(Mistakes(vec![Mistake { blame, message, help }]).into())
+        }
     }
 }
 

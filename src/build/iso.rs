@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::{SOURCE_DIGEST, initramfs as initramfs_stage, root};
+use super::{Kernels, SOURCE_DIGEST, initramfs as initramfs_stage, root};
 use crate::boot;
 use crate::cache::{Cache, StageOutput};
 use crate::format::{fat, iso9660};
 use crate::initramfs;
-use crate::plan::{Budget, Layout, Plan};
+use crate::plan::{Arch, Budget, Layout, Plan};
 use crate::resolve::{Blame, BudgetKey, Mistake, Mistakes};
 use crate::source;
 use crate::tree::{Content, Kind, Meta, Tree};
@@ -20,8 +20,10 @@ use crate::tree::{Content, Kind, Meta, Tree};
 pub const ISO: &str = "medium.iso";
 /// The EFI system partition, also appended to the medium.
 pub const ESP: &str = "efiboot.img";
-/// The initramfs as it lies on the medium.
-pub const INITRD: &str = "initrd.img";
+/// A kernel's initramfs as it lies on the medium.
+pub fn initrd(arch: Arch) -> String {
+    format!("initrd-{}.img", arch.debian_name())
+}
 
 /// Makes the ISO. The build id covers everything that goes in, so it is the key.
 ///
@@ -32,7 +34,7 @@ pub fn stage(
     cache: &Cache,
     build_id: &str,
     root: &StageOutput,
-    initramfs: &StageOutput,
+    kernels: &Kernels,
 ) -> Result<StageOutput> {
     cache.stage("iso", &(SOURCE_DIGEST, build_id), |dir| {
         let verity = root::verity(root)?;
@@ -49,10 +51,13 @@ pub fn stage(
             };
             write_esp(esp, &options, &dir.join(ESP)).context("writing efiboot.img")?;
         }
-        let initrd = dir.join(INITRD);
-        write_initrd(plan, root, verity.as_ref(), initramfs, build_id, &initrd)
-            .context("writing initrd.img")?;
-        let tree = medium_tree(plan, boot.iso, &initrd, root, initramfs)?;
+        for (arch, initramfs) in kernels {
+            let path = dir.join(initrd(*arch));
+            write_initrd(plan, root, verity.as_ref(), initramfs, build_id, &path)
+                .context("writing initrd.img")?;
+        }
+        let initrds = |arch| Ok(dir.join(initrd(arch)));
+        let tree = medium_tree(plan, boot.iso, initrds, root, kernels)?;
         let efi_image = boot.esp.is_some().then(|| dir.join(ESP));
         let options = iso_options(plan, ids, boot.isohybrid_mbr, efi_image);
         let work = cache.work_dir()?;
@@ -61,7 +66,7 @@ pub fn stage(
 }
 
 /// The root hash becomes a word of every boot entry, also in menus of the profile's own.
-fn with_root_hash(plan: &Plan, verity: Option<&root::VerityWords>) -> Plan {
+pub(super) fn with_root_hash(plan: &Plan, verity: Option<&root::VerityWords>) -> Plan {
     let mut plan = plan.clone();
     if let Some(verity) = verity {
         let parameters = &mut plan.boot.kernel_parameters;
@@ -114,27 +119,28 @@ fn write_initrd(
     fs::write(path, image).with_context(|| format!("writing {}", path.display()))
 }
 
-/// Everything that lies on a medium: the boot files, kernel, initramfs, root, digests.
+/// Everything that lies on a medium: the boot files, kernels, their initramfs (`initrds` says where each is), root, digests.
 ///
 /// # Errors
 /// Damaged cache entries and unreadable files.
 pub(super) fn medium_tree(
     plan: &Plan,
     mut tree: Tree,
-    initrd: &Path,
+    initrds: impl Fn(Arch) -> Result<PathBuf>,
     root: &StageOutput,
-    initramfs: &StageOutput,
+    kernels: &Kernels,
 ) -> Result<Tree> {
     let origin = tree.add_origin("liveiso");
-    let arch = plan.arch.debian_name();
     let top = &plan.install_dir;
-    let mut files = vec![
-        (format!("{top}/boot/{arch}/vmlinuz"), initramfs.open(initramfs_stage::KERNEL)?),
-        (format!("{top}/boot/{arch}/initrd.img"), initrd.to_path_buf()),
-    ];
+    let mut files = Vec::new();
+    for (arch, initramfs) in kernels {
+        let directory = format!("{top}/boot/{}", arch.debian_name());
+        files.push((format!("{directory}/vmlinuz"), initramfs.open(initramfs_stage::KERNEL)?));
+        files.push((format!("{directory}/initrd.img"), initrds(*arch)?));
+    }
     // A resident root is in the initramfs already.
     if plan.initramfs.layout != Layout::Resident {
-        let image = plan.root.image.format.file_name();
+        let (arch, image) = (plan.arch.debian_name(), plan.root.image.format.file_name());
         files.push((format!("{top}/{arch}/{image}"), root.open(image)?));
     }
     for (path, file) in files {

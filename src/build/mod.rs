@@ -2,7 +2,7 @@
 //!
 //! 1. Packages are in the cache; each is compared with its pinned digest when it is unpacked.
 //! 2. [`base`]: packages + kernel modules → tree; [`root`]: that + overlays + rules → squashfs or EROFS.
-//! 3. [`initramfs`]: /init + modules + busybox → newc cpio, compressed.
+//! 3. [`initramfs`]: /init + modules + busybox → newc cpio, compressed; for each kernel.
 //! 4. The build id: a digest of all that, and the name of the medium's marker file.
 //! 5. [`iso`]: menus and loaders → ESP (FAT) → hybrid ISO.
 //!    [`disk`]: the same files as a disk image, if the profile wants one.
@@ -28,7 +28,7 @@ use serde::Serialize;
 use crate::cache::{Cache, FileDigest, StageOutput, hex_sha256, retry_damaged};
 use crate::manifest::{FirmwareReads, InitramfsReport, Manifest, package_list};
 use crate::output::{Artifact, prepare, publish};
-use crate::plan::{Layout, Package, Plan};
+use crate::plan::{Arch, Budget, Layout, Package, Plan};
 use crate::source;
 
 /// Part of every stage key that our own code decides: another version of the program, another key.
@@ -65,6 +65,9 @@ pub struct Built {
     pub initramfs: InitramfsReport,
     /// What a BIOS reads before the kernel runs.
     pub firmware_reads: FirmwareReads,
+    /// The same for the second kernel's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub second_initramfs: Option<InitramfsReport>,
 }
 
 /// Builds everything a plan asks for and publishes it under `options.out`.
@@ -80,42 +83,53 @@ pub fn build(plan: &Plan, cache: &Cache, options: &BuildOptions) -> Result<Built
 fn build_once(plan: &Plan, cache: &Cache, options: &BuildOptions) -> Result<Built> {
     let plan_identity = plan.identity();
     fetch_packages(plan, cache, options)?;
-    let (root, initramfs) = images(plan, &plan_identity, cache, options.jobs)?;
-    initramfs::sizes(&initramfs)?.check(plan.arch, &plan.budget)?;
-    let build_id = build_id(&plan_identity, &root, &initramfs)?;
-    let iso = iso::stage(plan, cache, &build_id, &root, &initramfs)?;
+    let (root, kernels) = images(plan, &plan_identity, cache, options.jobs)?;
+    check_budget(plan, &kernels)?;
+    let build_id = build_id(&plan_identity, &root, &kernels)?;
+    let iso = iso::stage(plan, cache, &build_id, &root, &kernels)?;
     iso::check_size(iso.digest(iso::ISO).size, &plan.budget)?;
     let disk =
-        plan.disk_image.map(|table| disk::stage(plan, cache, &build_id, table, (&root, &initramfs, &iso)));
-    let outputs = Outputs { root, initramfs, iso, disk: disk.transpose()? };
+        plan.disk_image.map(|table| disk::stage(plan, cache, &build_id, table, (&root, &kernels, &iso)));
+    let outputs = Outputs { root, kernels, iso, disk: disk.transpose()? };
     finish(plan, plan_identity, options, build_id, &outputs)
 }
 
 /// The stages whose files are published.
 struct Outputs {
     root: StageOutput,
-    initramfs: StageOutput,
+    kernels: Kernels,
     iso: StageOutput,
     disk: Option<StageOutput>,
 }
 
+/// Every kernel and its initramfs by architecture, the root's own first.
+pub type Kernels = Vec<(Arch, StageOutput)>;
+
+/// Machines that take the second kernel are not the small ones the memory budget is for.
+fn check_budget(plan: &Plan, kernels: &Kernels) -> Result<()> {
+    for (arch, initramfs) in kernels {
+        let memory = plan.budget.memory.filter(|_| *arch == plan.arch);
+        initramfs::sizes(initramfs)?.check(*arch, &Budget { memory, ..plan.budget })?;
+    }
+    Ok(())
+}
+
 /// Root and initramfs side by side, or, where the initramfs is the root, one after the other.
-fn images(
-    plan: &Plan,
-    identity: &Plan,
-    cache: &Cache,
-    jobs: NonZeroUsize,
-) -> Result<(StageOutput, StageOutput)> {
+fn images(plan: &Plan, identity: &Plan, cache: &Cache, jobs: NonZeroUsize) -> Result<(StageOutput, Kernels)> {
+    let kernels = |root| -> Result<Kernels> {
+        let stage = |arch| Ok((arch, initramfs::stage(plan, identity, cache, arch, root)?));
+        plan.kernels().map(stage).collect()
+    };
     if plan.initramfs.layout == Layout::Resident {
         let root = root::stage(plan, identity, cache, jobs)?;
-        let initramfs = initramfs::stage(plan, identity, cache, Some(&root))?;
-        return Ok((root, initramfs));
+        let kernels = kernels(Some(&root))?;
+        return Ok((root, kernels));
     }
     std::thread::scope(|scope| {
-        let initramfs = scope.spawn(|| initramfs::stage(plan, identity, cache, None));
+        let kernels = scope.spawn(|| kernels(None));
         let root = root::stage(plan, identity, cache, jobs);
-        let initramfs = initramfs.join().unwrap_or_else(|_| Err(anyhow!("the initramfs stage panicked")));
-        Ok((root?, initramfs?))
+        let kernels = kernels.join().unwrap_or_else(|_| Err(anyhow!("the initramfs stage panicked")));
+        Ok((root?, kernels?))
     })
 }
 
@@ -131,8 +145,9 @@ fn fetch_packages(plan: &Plan, cache: &Cache, options: &BuildOptions) -> Result<
 /// 96 bits from everything that makes this build what it is: two builds share it
 /// only when they are the same build. 24 digits plus suffix stay within what
 /// plain ISO 9660 level 3 names can hold.
-fn build_id(plan: &Plan, root: &StageOutput, initramfs: &StageOutput) -> Result<String> {
-    let parts = (SOURCE_DIGEST, plan, &root.files, &initramfs.files);
+fn build_id(plan: &Plan, root: &StageOutput, kernels: &Kernels) -> Result<String> {
+    let initramfs: Vec<_> = kernels.iter().map(|(_, initramfs)| &initramfs.files).collect();
+    let parts = (SOURCE_DIGEST, plan, &root.files, initramfs);
     let digest = hex_sha256(&serde_json::to_vec(&parts).context("serialising the plan")?);
     Ok(digest[..24].to_string())
 }
@@ -142,19 +157,27 @@ fn finish(
     plan_identity: Plan,
     options: &BuildOptions,
     build_id: String,
-    Outputs { root, initramfs, iso, disk }: &Outputs,
+    Outputs { root, kernels, iso, disk }: &Outputs,
 ) -> Result<Built> {
     let stem = plan.artifact_stem();
     let iso_name = format!("{stem}.iso");
     let iso_digest = iso.digest(iso::ISO).clone();
     let mut notes = plan.debian.left_out.clone();
     notes.extend(root::notes(root)?);
-    notes.extend(initramfs::notes(initramfs)?);
-    let initramfs_sizes = initramfs::sizes(initramfs)?;
-    let mut images: BTreeMap<String, FileDigest> = BTreeMap::from([
-        ("initrd.img".to_string(), iso.digest(iso::INITRD).clone()),
-        ("vmlinuz".to_string(), initramfs.digest(initramfs::KERNEL).clone()),
-    ]);
+    let mut images: BTreeMap<String, FileDigest> = BTreeMap::new();
+    let mut reports = Vec::new();
+    for (arch, initramfs) in kernels {
+        notes.extend(initramfs::notes(initramfs)?);
+        let initrd = iso::initrd(*arch);
+        // The only kernel needs no name, and neither does the first of two.
+        let prefix = if *arch == plan.arch { String::new() } else { format!("{}/", arch.debian_name()) };
+        images.insert(format!("{prefix}initrd.img"), iso.digest(&initrd).clone());
+        images.insert(format!("{prefix}vmlinuz"), initramfs.digest(initramfs::KERNEL).clone());
+        reports.push(InitramfsReport::new(initramfs::sizes(initramfs)?, *arch));
+    }
+    let mut reports = reports.into_iter();
+    let initramfs = reports.next().context("a plan has a kernel")?;
+    let second_initramfs = reports.next();
     if plan.initramfs.layout != Layout::Resident {
         let name = plan.root.image.format.file_name();
         images.insert(name.to_string(), root.digest(name).clone());
@@ -174,7 +197,8 @@ fn finish(
         build_id: &build_id,
         artifacts: finished.clone(),
         images: images.clone(),
-        initramfs: InitramfsReport::new(initramfs_sizes, plan.arch),
+        initramfs: initramfs.clone(),
+        second_initramfs: second_initramfs.clone(),
         firmware_reads,
         notes: &notes,
         plan: plan_identity,
@@ -198,6 +222,5 @@ fn finish(
         .chain([("iso".to_string(), iso_digest.size)])
         .chain(disk.map(|disk| ("disk".to_string(), disk.digest(disk::IMAGE).size)))
         .collect();
-    let initramfs = InitramfsReport::new(initramfs_sizes, plan.arch);
-    Ok(Built { artifacts: paths, build_id, notes, sizes, initramfs, firmware_reads })
+    Ok(Built { artifacts: paths, build_id, notes, sizes, initramfs, second_initramfs, firmware_reads })
 }

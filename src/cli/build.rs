@@ -57,7 +57,10 @@ pub(super) fn run(args: &Args, color: bool) -> Result<(), Failure> {
     };
     let built =
         build(&resolved.plan, &cache, &options).map_err(|error| failure(&args.profile, error, color))?;
-    message(&format!("{}\n{}\n", built.initramfs.summary, built.firmware_reads.summary()));
+    for initramfs in std::iter::once(&built.initramfs).chain(&built.second_initramfs) {
+        message(&format!("{}\n", initramfs.summary));
+    }
+    message(&format!("{}\n", built.firmware_reads.summary()));
     for note in &built.notes {
         warn(note);
     }

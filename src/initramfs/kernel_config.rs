@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result};
 
 use crate::kmod::kernel_versions;
-use crate::plan::{Compression, Initramfs, Layout, Microcode, Plan, RootFormat};
+use crate::plan::{Arch, Compression, Initramfs, Layout, Microcode, Plan, RootFormat};
 use crate::resolve::{Blame, Mistake, Mistakes};
 use crate::tree::{Kind, Tree};
 
@@ -24,12 +24,12 @@ struct Need {
     blame: Blame,
 }
 
-/// Compares the plan with the kernel in `kernel`, whose chosen modules are in `initramfs`.
+/// Compares the plan with the kernel for `arch` in `kernel`, whose chosen modules are in `initramfs`.
 ///
 /// # Errors
 /// [`Mistakes`] with every option that is off and every module that was left
 /// out; a kernel package without its configuration.
-pub fn check_kernel(plan: &Plan, kernel: &Tree, initramfs: &Tree) -> Result<()> {
+pub fn check_kernel(plan: &Plan, arch: Arch, kernel: &Tree, initramfs: &Tree) -> Result<()> {
     let version = kernel_versions(kernel).pop().context("the kernel package has no modules")?;
     let path = format!("boot/config-{version}");
     let id = kernel.get(path.as_bytes()).with_context(|| {
@@ -39,7 +39,11 @@ pub fn check_kernel(plan: &Plan, kernel: &Tree, initramfs: &Tree) -> Result<()> 
         anyhow::bail!("/{path} in the kernel package is not a file");
     };
     let bytes = content.read_all().with_context(|| format!("reading /{path}"))?;
-    let mistakes = missing(&version, &needs(plan), &options(&bytes), &module_names(initramfs));
+    let mut needs = needs(plan);
+    if arch != plan.arch {
+        second_kernel(&mut needs);
+    }
+    let mistakes = missing(&version, &needs, &options(&bytes), &module_names(initramfs));
     if mistakes.is_empty() { Ok(()) } else { Err(Mistakes(mistakes).into()) }
 }
 
@@ -111,6 +115,15 @@ fn needs(plan: &Plan) -> Vec<Need> {
         }
     }
     needs
+}
+
+/// A second kernel is to blame for what it cannot do, and runs programs of the first one's width.
+fn second_kernel(needs: &mut Vec<Need>) {
+    for need in needs.iter_mut().filter(|need| need.blame == Blame::Kernel) {
+        need.blame = Blame::SecondKernel;
+    }
+    let user = "the 32-bit root".to_string();
+    needs.push(Need { option: "IA32_EMULATION", module: None, user, blame: Blame::SecondKernel });
 }
 
 fn mounted_image(need: &mut impl FnMut(&'static str, Option<&'static str>, &str, Blame), user: &str) {

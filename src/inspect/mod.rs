@@ -38,7 +38,7 @@ pub use initramfs::{Contents, Member, Part};
 pub use kernel::Header;
 pub use menu::{Config, Entry, Entry as MenuEntry};
 pub use packages::{Package, Packages};
-pub use pe::{Program, Sbat, Signer};
+pub use pe::{Program, Sbat, Signer, signers};
 pub use report::text;
 
 const BLOCK: u64 = 512;

@@ -57,6 +57,50 @@ pub(super) fn read(bytes: &[u8]) -> Option<Program> {
     }
 }
 
+/// Who signed a program, if a signature is of these very bytes. Whether the
+/// signer is trusted is the firmware's and shim's to know.
+///
+/// # Errors
+/// Why it counts as unsigned, as the rest of a sentence.
+pub fn signers(bytes: &[u8]) -> Result<Vec<Signer>, String> {
+    let program = read(bytes).ok_or("is no EFI program")?;
+    if let Some(damage) = program.damage {
+        return Err(format!("has a damaged signature ({damage})"));
+    }
+    if program.signers.is_empty() {
+        return Err("is not signed".to_string());
+    }
+    let is_covered = match object::FileKind::parse(bytes) {
+        Ok(object::FileKind::Pe32) => PeFile32::parse(bytes).is_ok_and(|pe| is_covered(&pe)),
+        _ => PeFile64::parse(bytes).is_ok_and(|pe| is_covered(&pe)),
+    };
+    if is_covered { Ok(program.signers) } else { Err("was changed after it was signed".to_string()) }
+}
+
+/// Whether some signature's digest is the SHA-256 of the program (Windows
+/// Authenticode Portable Executable Signature Format, "Calculating the PE Image Hash").
+fn is_covered<P: ImageNtHeaders>(pe: &PeFile<'_, P>) -> bool {
+    let mut hash = Hash(sha2::Sha256::default());
+    if authenticode::authenticode_digest(pe, &mut hash).is_err() {
+        return false;
+    }
+    let found = sha2::Digest::finalize(hash.0);
+    let mut certificates = AttributeCertificateIterator::new(pe).ok().flatten().into_iter().flatten();
+    certificates.any(|certificate| {
+        let signature = certificate.ok().and_then(|c| c.get_authenticode_signature().ok());
+        signature.is_some_and(|signature| signature.digest() == found.as_slice())
+    })
+}
+
+/// SHA-256 behind the trait of the version of `digest` that `authenticode` hashes through.
+struct Hash(sha2::Sha256);
+
+impl digest::Update for Hash {
+    fn update(&mut self, data: &[u8]) {
+        sha2::Digest::update(&mut self.0, data);
+    }
+}
+
 fn describe<P: ImageNtHeaders>(pe: &PeFile<'_, P>) -> Program {
     let machine = match pe.nt_headers().file_header().machine.get(LittleEndian) {
         0x014c => "ia32".to_string(),

@@ -79,6 +79,17 @@ pub struct RootTable {
 #[allow(missing_docs, reason = "as in Profile")]
 pub struct KernelTable {
     pub package: Option<Text>,
+    pub amd64: Option<SecondKernelTable>,
+}
+
+/// `[kernel.amd64]`
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "as in Profile")]
+pub struct SecondKernelTable {
+    /// The table's name in its header.
+    pub place: Place,
+    pub package: Option<Text>,
+    pub suite: Option<Text>,
 }
 
 /// `[initramfs]`
@@ -121,6 +132,7 @@ pub struct BootTable {
     pub timeout: Option<Spanned<i64>>,
     pub kernel_parameters: Option<Text>,
     pub serial: Option<Text>,
+    pub secure_boot: Option<Spanned<bool>>,
 }
 
 /// `[budget]`
@@ -215,7 +227,7 @@ pub fn parse(text: &str, file: usize, diagnostics: &mut Diagnostics) -> Option<P
         debian: top.table("debian", debian_table).unwrap_or_default(),
         root: top.table("root", root_table).unwrap_or_default(),
         file_permissions: top.table("file-permissions", |t| t.string_pairs()).unwrap_or_default(),
-        kernel: top.table("kernel", |t| KernelTable { package: t.string("package") }).unwrap_or_default(),
+        kernel: top.table("kernel", kernel_table).unwrap_or_default(),
         initramfs: top.table("initramfs", initramfs_table).unwrap_or_default(),
         boot: top.table("boot", boot_table).unwrap_or_default(),
         budget: top.table("budget", budget_table).unwrap_or_default(),
@@ -269,6 +281,15 @@ fn hooks_table(table: &mut Table) -> HooksTable {
     }
 }
 
+fn kernel_table(table: &mut Table) -> KernelTable {
+    let place = table.place_of("amd64");
+    let package = table.string("package");
+    let second = table.table("kernel.amd64", |t| (t.string("package"), t.string("suite")));
+    let amd64 = second.zip(place);
+    let amd64 = amd64.map(|((package, suite), place)| SecondKernelTable { place, package, suite });
+    KernelTable { package, amd64 }
+}
+
 fn budget_table(table: &mut Table) -> BudgetTable {
     BudgetTable {
         initramfs: table.string("initramfs"),
@@ -285,6 +306,7 @@ fn boot_table(table: &mut Table) -> BootTable {
         timeout: table.integer("timeout"),
         kernel_parameters: table.string("kernel-parameters"),
         serial: table.string("serial"),
+        secure_boot: table.boolean("secure-boot"),
     }
 }
 

@@ -39,7 +39,8 @@ const KEYS: &[(&str, &[&str])] = &[
     ),
     ("debian", &["suite", "mirror", "security-mirror", "components", "security", "updates"]),
     ("root", &["mode", "exclude", "format", "compression", "level", "block-size", "verity"]),
-    ("kernel", &["package"]),
+    ("kernel", &["package", "amd64"]),
+    ("kernel.amd64", &["package", "suite"]),
     (
         "initramfs",
         &[
@@ -55,7 +56,7 @@ const KEYS: &[(&str, &[&str])] = &[
         ],
     ),
     ("initramfs.hooks", &["media", "mount", "bottom"]),
-    ("boot", &["title", "timeout", "kernel-parameters", "serial"]),
+    ("boot", &["title", "timeout", "kernel-parameters", "serial", "secure-boot"]),
     ("budget", &["initramfs", "memory", "iso-size", "min-ram", "available-at-128"]),
 ];
 
@@ -164,8 +165,14 @@ impl<'i, 'd> Table<'i, 'd> {
         Some(Spanned { value, place: Place::new(self.file, entry.span) })
     }
 
-    /// Takes out a table and reads it to its end.
-    pub(super) fn table<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Table) -> T) -> Option<T> {
+    /// Where a key stands.
+    pub(super) fn place_of(&self, key: &str) -> Option<Place> {
+        self.entries.get(key).map(|entry| Place::new(self.file, entry.key.clone()))
+    }
+
+    /// Takes out a table and reads it to its end; `name` is its whole name, `kernel.amd64` in `kernel`.
+    pub(super) fn table<T>(&mut self, name: &'static str, read: impl FnOnce(&mut Table) -> T) -> Option<T> {
+        let key = name.rsplit('.').next().unwrap_or(name);
         let entry = self.entries.remove(key)?;
         let DeValue::Table(table) = entry.value else {
             self.wrong_type(&format!("`{key}`"), "a table", &entry.value, entry.span);

@@ -24,10 +24,12 @@ pub enum Firmware {
     UefiX64,
     /// 32-bit UEFI (OVMF), on a Q35 board with AHCI.
     UefiIa32,
+    /// 64-bit UEFI (OVMF) that enforces Secure Boot with Microsoft's keys, on a Q35 board with SMM.
+    SecureBoot,
 }
 
 impl Firmware {
-    /// Every firmware, in the order of the test table.
+    /// Every firmware that any image boots on, in the order of the test table.
     pub const ALL: [Firmware; 3] = [Firmware::Bios, Firmware::UefiX64, Firmware::UefiIa32];
 
     /// The name used in options, tables and directories.
@@ -36,6 +38,7 @@ impl Firmware {
             Firmware::Bios => "bios",
             Firmware::UefiX64 => "uefi-x64",
             Firmware::UefiIa32 => "uefi-ia32",
+            Firmware::SecureBoot => "secure-boot",
         }
     }
 
@@ -47,6 +50,8 @@ impl Firmware {
         match self {
             Firmware::Bios => 128,
             Firmware::UefiX64 | Firmware::UefiIa32 => 256,
+            // shim and GRUB check in memory what they start, and the kernel is a 64-bit one.
+            Firmware::SecureBoot => 512,
         }
     }
 
@@ -54,7 +59,7 @@ impl Firmware {
     pub fn efi_bits(self) -> Option<u32> {
         match self {
             Firmware::Bios => None,
-            Firmware::UefiX64 => Some(64),
+            Firmware::UefiX64 | Firmware::SecureBoot => Some(64),
             Firmware::UefiIa32 => Some(32),
         }
     }
@@ -72,6 +77,9 @@ impl Firmware {
                 vars: "OVMF32_VARS_4M.fd",
                 package: "ovmf-ia32",
             }),
+            Firmware::SecureBoot => {
+                Some(Flash { code: "OVMF_CODE_4M.secboot.fd", vars: "OVMF_VARS_4M.ms.fd", package: "ovmf" })
+            }
         }
     }
 }
@@ -82,6 +90,9 @@ struct Flash {
     vars: &'static str,
     package: &'static str,
 }
+
+/// A processor with long mode, which `qemu-system-i386` has none of.
+const LONG_MODE: &str = "qemu64";
 
 /// QEMU's name of the medium's block node.
 pub(super) const MEDIUM_NODE: &str = "medium";
@@ -192,7 +203,7 @@ impl Machine {
     pub fn new(firmware: Firmware, medium: Medium) -> Machine {
         let (usb, cpu) = match firmware {
             Firmware::Bios => (UsbController::Ehci, "pentium3"),
-            Firmware::UefiX64 => (UsbController::Xhci, "qemu64"),
+            Firmware::UefiX64 | Firmware::SecureBoot => (UsbController::Xhci, LONG_MODE),
             Firmware::UefiIa32 => (UsbController::Xhci, "coreduo"),
         };
         Machine {
@@ -215,7 +226,8 @@ impl Machine {
     /// The QEMU program that is this machine.
     pub fn program(&self) -> &'static str {
         match self.firmware {
-            Firmware::UefiX64 => "qemu-system-x86_64",
+            Firmware::UefiX64 | Firmware::SecureBoot => "qemu-system-x86_64",
+            Firmware::Bios if self.cpu == LONG_MODE => "qemu-system-x86_64",
             // OVMF's 32-bit SMM code needs a processor without long mode.
             Firmware::Bios | Firmware::UefiIa32 => "qemu-system-i386",
         }
@@ -228,7 +240,7 @@ impl Machine {
         let board = match self.firmware {
             Firmware::Bios => "pc",
             Firmware::UefiX64 => "q35",
-            Firmware::UefiIa32 => "q35,smm=on",
+            Firmware::UefiIa32 | Firmware::SecureBoot => "q35,smm=on",
         };
         let mut args = Arguments::default();
         args.words(&["-nodefaults", "-no-user-config", "-no-reboot"])
@@ -253,7 +265,7 @@ impl Machine {
         let code = Path::new(OVMF_DIR).join(flash.code);
         args.words(&["-drive"]).path("if=pflash,unit=0,format=raw,readonly=on,file=", &code);
         args.words(&["-drive"]).path("if=pflash,unit=1,format=raw,file=", vars);
-        if self.firmware == Firmware::UefiIa32 {
+        if matches!(self.firmware, Firmware::UefiIa32 | Firmware::SecureBoot) {
             args.words(&["-global", "driver=cfi.pflash01,property=secure,value=on"])
                 .words(&["-global", "ICH9-LPC.disable_s3=1"]);
         }
@@ -281,7 +293,7 @@ impl Machine {
     fn network_arguments(&self, args: &mut Arguments, dir: &Path) {
         let (card, program) = match self.firmware {
             Firmware::Bios => ("e1000", "boot.ipxe"),
-            Firmware::UefiX64 => ("virtio-net-pci,romfile=", "grubnetx64.efi"),
+            Firmware::UefiX64 | Firmware::SecureBoot => ("virtio-net-pci,romfile=", "grubnetx64.efi"),
             Firmware::UefiIa32 => ("virtio-net-pci,romfile=", "grubnetia32.efi"),
         };
         args.words(&["-netdev"])
@@ -384,6 +396,21 @@ mod tests {
             .flat_map(|firmware| Medium::PLAIN.map(|medium| shown(&Machine::new(*firmware, medium))))
             .collect();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn secure_boot_needs_firmware_that_guards_its_variables() {
+        let machine = shown(&Machine::new(Firmware::SecureBoot, Medium::Cd));
+        let x64 = shown(&Machine::new(Firmware::UefiX64, Medium::Cd));
+        let expected = x64
+            .replace("-machine q35 ", "-machine q35,smm=on ")
+            .replace("-m 256", "-m 512")
+            .replace("OVMF_CODE_4M.fd", "OVMF_CODE_4M.secboot.fd")
+            .replace(
+                "/t/vars.fd",
+                "/t/vars.fd -global driver=cfi.pflash01,property=secure,value=on -global ICH9-LPC.disable_s3=1",
+            );
+        assert_eq!(machine, expected);
     }
 
     #[test]

@@ -12,6 +12,9 @@ use crate::format::disk;
 use crate::format::iso9660::{self, BootMedium};
 use crate::tree::{Content, Kind, Tree};
 
+/// What shim starts.
+const SIGNED_GRUB: &str = "EFI/BOOT/grubx64.efi";
+
 /// El Torito platforms.
 const PC_BIOS: u8 = 0x00;
 
@@ -92,14 +95,15 @@ impl Subject {
 
     /// Why the image cannot be started this way, whatever its quality; `None` if it should start.
     pub fn obstacle(&self, firmware: Firmware, medium: Medium) -> Option<String> {
-        self.firmware_obstacle(firmware).or_else(|| self.medium_obstacle(medium))
+        let secure = (firmware == Firmware::SecureBoot).then(|| self.secure_boot_obstacle(medium)).flatten();
+        self.firmware_obstacle(firmware).or(secure).or_else(|| self.medium_obstacle(medium))
     }
 
     /// An image for nothing at all is not excused, but tried.
     fn firmware_obstacle(&self, firmware: Firmware) -> Option<String> {
         let bios = match &self.boot {
             Some(boot) => boot.catalog.iter().any(|entry| entry.bootable && entry.platform == PC_BIOS),
-            None => self.file("ldlinux.sys").is_some(),
+            None => self.file(crate::boot::LDLINUX_SYS).is_some(),
         };
         let loaders = [Firmware::UefiX64, Firmware::UefiIa32].map(|uefi| self.file(uefi_loader(uefi)?));
         let uefi = loaders.iter().any(Option::is_some);
@@ -111,6 +115,20 @@ impl Subject {
                 missing.then(|| format!("the image has no /{loader}"))
             }
         }
+    }
+
+    /// The loaders that other media bring are not signed.
+    fn secure_boot_obstacle(&self, medium: Medium) -> Option<String> {
+        let reason = match medium {
+            Medium::Loopback | Medium::Netboot => {
+                "the loader on this medium is not the image's, and not signed"
+            }
+            _ if self.file(SIGNED_GRUB).is_none() => {
+                "the image is not made for Secure Boot: `secure-boot` under [boot]"
+            }
+            _ => return None,
+        };
+        Some(reason.to_string())
     }
 
     fn medium_obstacle(&self, medium: Medium) -> Option<String> {
@@ -145,7 +163,7 @@ impl Subject {
 pub(super) fn uefi_loader(firmware: Firmware) -> Option<&'static str> {
     match firmware {
         Firmware::Bios => None,
-        Firmware::UefiX64 => Some("EFI/BOOT/BOOTX64.EFI"),
+        Firmware::UefiX64 | Firmware::SecureBoot => Some("EFI/BOOT/BOOTX64.EFI"),
         Firmware::UefiIa32 => Some("EFI/BOOT/BOOTIA32.EFI"),
     }
 }

@@ -34,9 +34,46 @@ pub fn find_packages(
     if offline {
         return remembered(cache, request).map_err(FindError::Failed);
     }
-    let found = ask(cache, request, keep)?;
+    let found = ask_all(cache, request, keep)?;
     remember(cache, request, &found).map_err(FindError::Failed)?;
     Ok(found)
+}
+
+/// Asks the archive of the root's architecture, then that of the other one.
+fn ask_all(cache: &Cache, request: &PackageRequest, keep: &[&Package]) -> Result<FoundPackages, FindError> {
+    let own = PackageRequest { foreign: None, ..request.clone() };
+    let Some(foreign) = &request.foreign else {
+        return ask(cache, &own, keep);
+    };
+    let mut unknown = Vec::new();
+    let mut asked = |request| match ask(cache, request, keep) {
+        Err(FindError::Unknown(names)) => {
+            unknown.extend(names);
+            Ok(None)
+        }
+        answer => answer.map(Some),
+    };
+    let (own, other) = (asked(&own)?, asked(&foreign.alone())?);
+    match own.zip(other) {
+        Some((own, other)) => Ok(joined(own, other, foreign.arch.debian_name())),
+        None => Err(FindError::Unknown(unknown)),
+    }
+}
+
+/// Both answers as one: a suite is a source whatever the architecture.
+fn joined(mut own: FoundPackages, other: FoundPackages, other_arch: &str) -> FoundPackages {
+    for source in other.debian.sources {
+        if !own.debian.sources.iter().any(|known| known.suite == source.suite) {
+            own.debian.sources.push(source);
+        }
+    }
+    own.debian.left_out.extend(other.debian.left_out.iter().map(|reason| format!("{other_arch}: {reason}")));
+    own.packages.kernel.extend(other.packages.kernel);
+    own.packages.kernel.sort();
+    own.packages.loaders.extend(other.packages.loaders);
+    own.packages.loaders.sort();
+    own.released = own.released.max(other.released);
+    own
 }
 
 /// What decides an answer.
@@ -96,7 +133,11 @@ fn find(
     let names = [&request.root, &request.kernel, &request.loaders, &request.initramfs];
     let missing = names.into_iter().flatten().filter(|name| !archive.index().contains(name));
     *unknown = missing
-        .map(|name| UnknownPackage { name: name.clone(), suggestions: archive.index().suggest(name) })
+        .map(|name| UnknownPackage {
+            name: name.clone(),
+            arch: request.arch,
+            suggestions: archive.index().suggest(name),
+        })
         .collect();
     ensure!(unknown.is_empty(), "{} packages are unknown", unknown.len());
     let packages = archive.resolve_keeping(&wanted(request), keep)?;

@@ -2,7 +2,7 @@
 
 use super::value::{choose, line, number, without_duplicates};
 use crate::diagnostic::{Diagnostics, Spanned};
-use crate::plan::{Boot, BootMode};
+use crate::plan::{Boot, BootMode, EfiArch};
 use crate::profile::{Profile, Text};
 
 /// The serial console when the profile names none.
@@ -11,6 +11,7 @@ const DEFAULT_SERIAL: &str = "ttyS0,115200";
 /// [`Boot`] before the default title is known.
 pub(super) struct BootDraft {
     pub bootmodes: Vec<BootMode>,
+    pub secure_boot: Vec<EfiArch>,
     title: Option<String>,
     timeout: u32,
     kernel_parameters: String,
@@ -25,6 +26,7 @@ impl BootDraft {
             timeout: self.timeout,
             kernel_parameters: self.kernel_parameters,
             serial: self.serial,
+            secure_boot: self.secure_boot,
         }
     }
 }
@@ -40,6 +42,7 @@ pub(super) fn boot(profile: &Profile, diagnostics: &mut Diagnostics) -> BootDraf
         kernel_parameters: line(table.kernel_parameters.as_ref(), "kernel-parameters", 1024, diagnostics)
             .unwrap_or_default(),
         serial: serial(table.serial.as_ref(), diagnostics),
+        secure_boot: Vec::new(),
     }
 }
 

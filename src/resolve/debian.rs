@@ -71,7 +71,7 @@ pub(super) fn archive(table: &DebianTable, diagnostics: &mut Diagnostics) -> (Ar
     (request, is_valid)
 }
 
-fn suite(written: &Text, diagnostics: &mut Diagnostics) -> Option<&'static str> {
+pub(super) fn suite(written: &Text, diagnostics: &mut Diagnostics) -> Option<&'static str> {
     if MOVING_SUITES.contains(&written.value.as_str()) {
         let names: Vec<&str> = SUITES.iter().map(|(name, _)| *name).collect();
         diagnostics

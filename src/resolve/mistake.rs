@@ -13,6 +13,8 @@ use crate::profile::{self, Profile, Text};
 pub enum Blame {
     /// The kernel.
     Kernel,
+    /// The second kernel.
+    SecondKernel,
     /// A name or pattern in `initramfs.modules`; without it there, the kernel.
     Module(String),
     /// `initramfs.modules` as a whole.
@@ -92,6 +94,10 @@ fn place_of<'p>(profile: &'p Profile, blame: &Blame) -> Option<&'p Place> {
     let initramfs = &profile.initramfs;
     let place = match blame {
         Blame::Kernel => None,
+        Blame::SecondKernel => {
+            let second = profile.kernel.amd64.as_ref();
+            second.map(|table| table.package.as_ref().map_or(&table.place, |package| &package.place))
+        }
         Blame::Module(name) => {
             let written = initramfs.modules.iter().flat_map(|list| &list.value);
             written.into_iter().find(|module| module.value == *name).map(|module| &module.place)

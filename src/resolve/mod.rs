@@ -11,6 +11,7 @@ mod boot_order;
 mod debian;
 mod description;
 mod embedded;
+mod foreign;
 mod hooks;
 mod image;
 mod initramfs;
@@ -36,6 +37,7 @@ pub use archive::find_packages;
 pub use boot_order::{BOOT_ORDER, boot_order_text};
 pub use debian::ArchiveRequest;
 pub use embedded::{Embedded, EmbeddedKind, airootfs};
+pub use foreign::ForeignRequest;
 pub use mistake::{Blame, BudgetKey, Mistake, Mistakes, report};
 pub use overlay::{BUILT_IN, input_content};
 pub use packages::PackageRequest;
@@ -104,6 +106,8 @@ pub struct FoundPackages {
 pub struct UnknownPackage {
     /// As in the request.
     pub name: String,
+    /// The architecture it was asked for.
+    pub arch: crate::plan::Arch,
     /// Names that may have been meant.
     pub suggestions: Vec<String>,
 }
@@ -215,6 +219,7 @@ fn load(
 struct Draft {
     names: iso::Names,
     media: iso::Media,
+    second_kernel: Option<crate::plan::Arch>,
     request: PackageRequest,
     request_is_valid: bool,
     root: crate::plan::Root,
@@ -231,23 +236,39 @@ fn draft(dir: &Path, options: &Options, diagnostics: &mut Diagnostics) -> Option
     let arch = iso::arch(&profile, diagnostics);
     let mode = root::mode(&profile.root, diagnostics);
     let (archive, archive_is_valid) = debian::archive(&profile.debian, diagnostics);
-    let boot = boot::boot(&profile, diagnostics);
-    let media = iso::media(&profile, &boot.bootmodes, diagnostics);
-    let medium = (boot.bootmodes.as_slice(), media.disk_image);
-    let request = packages::request(&profile, arch.unwrap_or_default(), mode, archive, medium, diagnostics);
     let overlays = overlay::overlays(dir, options.airootfs, diagnostics);
     let file_permissions = permissions::file_permissions(&profile, &overlays, diagnostics);
     let boot_order = boot_order::boot_order(dir, diagnostics);
     let root = root::root(&profile.root, mode, file_permissions, boot_order, diagnostics);
-    initramfs::check_microcode_component(&profile.initramfs, &request.archive.components, diagnostics);
     let mut initramfs = initramfs::initramfs(dir, &profile, root.image.format, diagnostics);
     initramfs::for_verity(&profile.root, &mut initramfs, diagnostics);
+    let mut boot = boot::boot(&profile, diagnostics);
+    let media = iso::media(&profile, &boot.bootmodes, diagnostics);
+    let second_kernel = foreign::second_kernel(&profile, arch, initramfs.layout, diagnostics);
+    let of_root = arch.unwrap_or_default();
+    boot.secure_boot = foreign::secure_boot(&profile, of_root, &archive.suite, &boot.bootmodes, diagnostics);
+    let (foreign, foreign_is_valid) =
+        foreign::request(&profile, of_root, &archive, second_kernel, &boot.secure_boot, diagnostics);
+    let request =
+        packages::request(&profile, of_root, mode, archive, foreign, (&boot, media.disk_image), diagnostics);
+    initramfs::check_microcode_component(&profile.initramfs, &request.archive.components, diagnostics);
     let budget = initramfs::budget(&profile.budget, initramfs.layout, diagnostics);
     let efiboot = overlay::efiboot(dir, diagnostics);
     overlay::misnamed(dir, diagnostics);
-    let request_is_valid = archive_is_valid && arch.is_some();
-    let draft =
-        Draft { names, media, request, request_is_valid, root, initramfs, boot, overlays, efiboot, budget };
+    let request_is_valid = archive_is_valid && foreign_is_valid && arch.is_some();
+    let draft = Draft {
+        names,
+        media,
+        second_kernel,
+        request,
+        request_is_valid,
+        root,
+        initramfs,
+        boot,
+        overlays,
+        efiboot,
+        budget,
+    };
     Some((profile, draft))
 }
 
@@ -267,6 +288,7 @@ fn finish(draft: Draft, found: FoundPackages, timestamp: Option<i64>) -> Plan {
         disk_image: draft.media.disk_image,
         install_dir: names.install_dir,
         arch: draft.request.arch,
+        second_kernel: draft.second_kernel,
         timestamp,
         debian: found.debian,
         packages: found.packages,

@@ -5,12 +5,14 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::UnknownPackage;
+use super::boot::BootDraft;
 use super::debian::ArchiveRequest;
+use super::foreign::{ForeignRequest, usual_kernel};
 use super::initramfs::{MICROCODE_PACKAGES, wants_microcode_packages};
 use super::value::without_duplicates;
-use crate::boot::loader_packages;
+use crate::boot::{loader_packages, signed_packages};
 use crate::diagnostic::{Diagnostics, Place};
-use crate::plan::{Arch, BootMode, DiskImage, RootMode};
+use crate::plan::{Arch, DiskImage, RootMode};
 use crate::profile::{InitramfsTable, Profile, Text};
 
 /// What the package resolver is asked: names only, each list sorted.
@@ -30,6 +32,9 @@ pub struct PackageRequest {
     pub loaders: Vec<String>,
     /// The initramfs' own.
     pub initramfs: Vec<String>,
+    /// What is wanted of the other architecture's archive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub foreign: Option<ForeignRequest>,
 }
 
 pub(super) fn request(
@@ -37,7 +42,8 @@ pub(super) fn request(
     arch: Arch,
     mode: RootMode,
     archive: ArchiveRequest,
-    (modes, disk): (&[BootMode], Option<DiskImage>),
+    foreign: Option<ForeignRequest>,
+    (boot, disk): (&BootDraft, Option<DiskImage>),
     diagnostics: &mut Diagnostics,
 ) -> PackageRequest {
     let kernel = kernel(profile, arch, diagnostics);
@@ -55,14 +61,18 @@ pub(super) fn request(
             root.insert(name);
         }
     }
+    let mut loaders = loader_packages(&boot.bootmodes, disk, &boot.secure_boot);
+    loaders.extend(signed_packages(arch, &boot.secure_boot));
+    loaders.sort_unstable();
     PackageRequest {
         arch,
         archive,
         mode,
         root: root.into_iter().collect(),
         kernel: vec![kernel],
-        loaders: loader_packages(modes, disk).into_iter().map(String::from).collect(),
+        loaders: loaders.into_iter().map(String::from).collect(),
         initramfs: initramfs(&profile.initramfs),
+        foreign,
     }
 }
 
@@ -77,15 +87,12 @@ fn initramfs(table: &InitramfsTable) -> Vec<String> {
 fn kernel(profile: &Profile, arch: Arch, diagnostics: &mut Diagnostics) -> String {
     match &profile.kernel.package {
         Some(written) if is_name(&written.value, &written.place, diagnostics) => written.value.clone(),
-        _ => match arch {
-            Arch::I386 => "linux-image-686".to_string(),
-            Arch::Amd64 => "linux-image-amd64".to_string(),
-        },
+        _ => usual_kernel(arch).to_string(),
     }
 }
 
 /// Debian policy §5.6.1, without the trailing `-` that means removal to apt.
-fn is_name(name: &str, place: &Place, diagnostics: &mut Diagnostics) -> bool {
+pub(super) fn is_name(name: &str, place: &Place, diagnostics: &mut Diagnostics) -> bool {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c);
     let starts_well = name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
     if name.len() >= 2 && starts_well && name.chars().all(allowed) && !name.ends_with('-') {
@@ -109,14 +116,23 @@ pub(super) fn report_unknown(
     unknown: &[UnknownPackage],
     diagnostics: &mut Diagnostics,
 ) {
-    let (arch, suite) = (request.arch.debian_name(), &request.archive.suite);
     for package in unknown {
-        let message = format!("no package `{}` for {arch} in {suite}", package.name);
-        let Some(place) = place_of(profile, &package.name) else {
+        let foreign = request.foreign.as_ref().filter(|foreign| foreign.arch == package.arch);
+        let suite = &foreign.map_or(&request.archive, |foreign| &foreign.archive).suite;
+        let message = format!("no package `{}` for {} in {suite}", package.name, package.arch.debian_name());
+        let place = match foreign {
+            Some(_) => foreign_place(profile, &package.name),
+            None => place_of(profile, &package.name),
+        };
+        let Some(place) = place else {
             continue;
         };
         let diagnostic = diagnostics.error(place, message);
+        let is_second = package.name == usual_kernel(Arch::Amd64) && package.arch == Arch::I386;
         match package.suggestions.as_slice() {
+            _ if is_second => {
+                diagnostic.help("for a second, 64-bit kernel write the table [kernel.amd64]");
+            }
             [] if request.archive.components == ["main"] => {
                 diagnostic.help("if it is not free software, add its component to [debian] `components`");
             }
@@ -124,6 +140,14 @@ pub(super) fn report_unknown(
             names => diagnostic.help(format!("did you mean `{}`?", names.join("` or `"))),
         }
     }
+}
+
+/// Where the profile asks for a package of the other architecture.
+fn foreign_place<'a>(profile: &'a Profile, name: &str) -> Option<&'a Place> {
+    let second = profile.kernel.amd64.as_ref().filter(|_| name.starts_with("linux-image"));
+    let package = second.and_then(|second| second.package.as_ref()).map(|p| &p.place);
+    let secure_boot = profile.boot.secure_boot.as_ref().map(|s| &s.place);
+    package.or(second.map(|second| &second.place)).or(secure_boot).or(profile.start.as_ref())
 }
 
 /// Where the profile asks for a package, if only indirectly.

@@ -23,5 +23,6 @@ mod live;
 mod lock;
 mod menus;
 mod profiles;
+mod secure;
 mod squashfs;
 mod support;

@@ -6,8 +6,8 @@ use std::fs;
 use liveiso::boot::{self, BootFiles};
 use liveiso::cache::hex_sha256;
 use liveiso::plan::{
-    Arch, Boot, BootMode, Budget, Compression, Debian, Initramfs, InputFile, IsoLayout, Layout, Packages,
-    Plan, Root, RootFormat, RootImage, RootMode,
+    Arch, Boot, BootMode, Budget, Compression, Debian, EfiArch, Initramfs, InputFile, IsoLayout, Layout,
+    Packages, Plan, Root, RootFormat, RootImage, RootMode,
 };
 use liveiso::tree::{Kind, Tree, parse_listing};
 use tempfile::TempDir;
@@ -26,6 +26,7 @@ fn plan() -> Plan {
         iso_application: "rescue stick".to_string(),
         install_dir: "liveiso".to_string(),
         arch: Arch::I386,
+        second_kernel: None,
         timestamp: 1_767_225_600,
         debian: Debian { suite: "bookworm".to_string(), sources: Vec::new(), left_out: Vec::new() },
         packages: Packages::default(),
@@ -58,6 +59,7 @@ fn plan() -> Plan {
             timeout: 5,
             kernel_parameters: "quiet".to_string(),
             serial: Some("ttyS0,115200".to_string()),
+            secure_boot: Vec::new(),
         },
         overlays: Vec::new(),
         efiboot: BTreeMap::new(),
@@ -77,6 +79,13 @@ file /usr/lib/syslinux/modules/bios/menu.c32 0644 0 0 size=14
 file /usr/lib/syslinux/modules/bios/poweroff.c32 0644 0 0 size=15
 file /usr/lib/syslinux/modules/bios/reboot.c32 0644 0 0 size=16
 file /usr/lib/syslinux/modules/bios/vesamenu.c32 0644 0 0 size=17
+file /usr/lib/syslinux/modules/bios/ifcpu64.c32 0644 0 0 size=18
+file /usr/lib/shim/shimx64.efi.signed 0644 0 0 size=40
+file /usr/lib/shim/shimia32.efi.signed 0644 0 0 size=41
+file /usr/lib/grub/x86_64-efi-signed/gcdx64.efi.signed 0644 0 0 size=42
+file /usr/lib/grub/i386-efi-signed/gcdia32.efi.signed 0644 0 0 size=43
+file /usr/lib/shim/mmx64.efi.signed 0644 0 0 size=44
+file /usr/lib/shim/mmia32.efi.signed 0644 0 0 size=45
 file /usr/lib/grub/x86_64-efi/monolithic/gcdx64.efi 0644 0 0 size=20
 file /usr/lib/grub/i386-efi/monolithic/gcdia32.efi 0644 0 0 size=21
 file /boot/memtest86+ia32.bin 0644 0 0 size=30
@@ -187,18 +196,78 @@ fn each_boot_mode_alone_brings_its_own_files() {
     let mut plan = plan();
     plan.boot.bootmodes = vec![BootMode::BiosSyslinux];
     assert_eq!(
-        boot::loader_packages(&plan.boot.bootmodes, None),
+        boot::loader_packages(&plan.boot.bootmodes, None, &[]),
         ["isolinux", "memtest86+", "syslinux-common"]
     );
     let bios = files(&plan);
     assert!(bios.esp.is_none() && bios.isohybrid_mbr.is_some());
     assert!(!names(&bios.iso).iter().any(|name| name.contains("EFI/")));
     plan.boot.bootmodes = vec![BootMode::UefiGrub];
-    let packages = boot::loader_packages(&plan.boot.bootmodes, None);
+    let packages = boot::loader_packages(&plan.boot.bootmodes, None, &[]);
     assert_eq!(packages, ["grub-efi-amd64-bin", "grub-efi-ia32-bin", "memtest86+"]);
     let uefi = files(&plan);
     assert!(uefi.esp.is_some() && uefi.isohybrid_mbr.is_none());
     assert!(!names(&uefi.iso).iter().any(|name| name.contains("isolinux")));
+}
+
+#[test]
+fn two_kernels_have_a_menu_each() {
+    let plan = Plan { second_kernel: Some(Arch::Amd64), ..plan() };
+    let files = files(&plan);
+    golden("isolinux-choose.cfg", &text(&files.iso, "isolinux/isolinux.cfg"));
+    golden("grub-choose.cfg", &text(&files.iso, "boot/grub/grub.cfg"));
+    // The 32-bit kernel's menus are those of a medium without another kernel.
+    golden("isolinux.cfg", &text(&files.iso, "isolinux/i386.cfg"));
+    golden("grub.cfg", &text(&files.iso, "boot/grub/i386.cfg"));
+    golden("isolinux-amd64.cfg", &text(&files.iso, "isolinux/amd64.cfg"));
+    golden("grub-amd64.cfg", &text(&files.iso, "boot/grub/amd64.cfg"));
+    golden("loopback.cfg", &text(&files.iso, "boot/grub/loopback.cfg"));
+    assert!(names(&files.iso).contains(&"isolinux/ifcpu64.c32 18".to_string()));
+}
+
+/// Under Secure Boot, both UEFIs or, where Debian has no 32-bit shim, one of them.
+#[test]
+fn secure_boot_takes_the_signed_chain_and_nothing_beside_it() {
+    let mut plan = plan();
+    plan.boot.secure_boot = vec![EfiArch::X64, EfiArch::Ia32];
+    let both = [
+        "EFI/BOOT/BOOTIA32.EFI 41",
+        "EFI/BOOT/BOOTX64.EFI 40",
+        "EFI/BOOT/grubia32.efi 43",
+        "EFI/BOOT/grubx64.efi 42",
+        "EFI/BOOT/mmia32.efi 45",
+        "EFI/BOOT/mmx64.efi 44",
+    ];
+    let found = files(&plan);
+    let loaders = |tree: &Tree| names(tree).into_iter().filter(|n| n.starts_with("EFI")).collect::<Vec<_>>();
+    assert_eq!(loaders(&found.iso), both);
+    let esp = found.esp.unwrap();
+    assert_eq!(names(&esp), [&both[..], &["boot/grub/grub.cfg"]].concat());
+    golden("grub.cfg", &text(&found.iso, "boot/grub/grub.cfg"));
+    golden("esp.cfg", &text(&esp, "boot/grub/grub.cfg"));
+    plan.boot.secure_boot = vec![EfiArch::X64];
+    let one = [
+        "EFI/BOOT/BOOTIA32.EFI 21",
+        "EFI/BOOT/BOOTX64.EFI 40",
+        "EFI/BOOT/grubx64.efi 42",
+        "EFI/BOOT/mmx64.efi 44",
+    ];
+    assert_eq!(loaders(&files(&plan).iso), one);
+    let packages = boot::loader_packages(&plan.boot.bootmodes, None, &plan.boot.secure_boot);
+    assert_eq!(packages, ["grub-efi-ia32-bin", "isolinux", "memtest86+", "syslinux-common"]);
+}
+
+#[test]
+fn a_template_that_a_locked_grub_refuses_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let mut plan = plan_with(&dir, "grub/grub.cfg", "insmod png\n%MENU_ENTRIES%\n");
+    files(&plan);
+    plan.boot.secure_boot = vec![EfiArch::X64];
+    let error = error_of(&plan).replace(&*dir.path().to_string_lossy(), "DIR");
+    assert!(
+        error.starts_with("DIR/template: line 1 of its result is `insmod png`, which GRUB refuses"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -267,7 +336,7 @@ fn mistakes_in_a_template_are_told_by_place() {
     let plan = plan_with(&dir, "grub/theme.cfg", "x\n");
     assert_eq!(
         error_of(&plan),
-        "efiboot/grub/theme.cfg is no template; those are grub/grub.cfg, grub/loopback.cfg, grub/esp.cfg and \
-         isolinux/isolinux.cfg"
+        "efiboot/grub/theme.cfg is no template; those are grub/grub.cfg, grub/loopback.cfg, grub/esp.cfg, \
+         isolinux/isolinux.cfg, grub/choose.cfg and isolinux/choose.cfg"
     );
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 use liveiso::diagnostic::Diagnostics;
-use liveiso::plan::{AptSource, Debian, Package, Packages, Plan};
+use liveiso::plan::{AptSource, Arch, Debian, Package, Packages, Plan};
 use liveiso::resolve::{
     Embedded, EmbeddedKind, FindError, FoundPackages, NoPlan, Options, PackageRequest, UnknownPackage,
     resolve,
@@ -23,12 +23,15 @@ const KNOWN: &[&str] = &[
     "gdisk",
     "grub-efi-amd64-bin",
     "grub-efi-ia32-bin",
+    "grub-efi-ia32-signed",
     "intel-microcode",
     "isolinux",
     "linux-image-686",
     "linux-image-amd64",
     "memtest86+",
     "nano",
+    "shim-helpers-i386-signed",
+    "shim-signed",
     "syslinux-common",
 ];
 
@@ -59,17 +62,45 @@ fn package(name: &str) -> Package {
     }
 }
 
-/// An archive of [`KNOWN`] packages without dependencies.
+/// What it has for amd64, of what is asked of the other architecture.
+const KNOWN_AMD64: &[&str] =
+    &["grub-efi-amd64-signed", "linux-image-amd64", "shim-helpers-amd64-signed", "shim-signed"];
+
+/// Archives of [`KNOWN`] packages without dependencies.
 fn find(request: &PackageRequest) -> Result<FoundPackages, FindError> {
+    let own = find_in(request, KNOWN);
+    let Some(foreign) = &request.foreign else { return own };
+    match (own, find_in(&foreign.alone(), KNOWN_AMD64)) {
+        (Ok(mut own), Ok(mut other)) => {
+            let packages = other.packages.kernel.iter_mut().chain(&mut other.packages.loaders);
+            packages.for_each(|package| package.arch = "amd64".to_string());
+            own.packages.kernel.extend(other.packages.kernel);
+            own.packages.loaders.extend(other.packages.loaders);
+            Ok(own)
+        }
+        (Err(FindError::Unknown(own)), Err(FindError::Unknown(other))) => {
+            Err(FindError::Unknown([own, other].concat()))
+        }
+        (own, other) => own.and(other),
+    }
+}
+
+/// The 64-bit kernel is no package of i386.
+fn is_elsewhere(arch: Arch, name: &str) -> bool {
+    arch == Arch::I386 && name == "linux-image-amd64"
+}
+
+fn find_in(request: &PackageRequest, known: &[&str]) -> Result<FoundPackages, FindError> {
     let lists = [&request.root, &request.kernel, &request.loaders, &request.initramfs];
     let unknown: Vec<UnknownPackage> = lists
         .into_iter()
         .flatten()
-        .filter(|name| !KNOWN.contains(&name.as_str()))
+        .filter(|name| !known.contains(&name.as_str()) || is_elsewhere(request.arch, name))
         .map(|name| {
-            let close = liveiso::diagnostic::closest(name, KNOWN.iter().copied());
+            let close = liveiso::diagnostic::closest(name, known.iter().copied());
             UnknownPackage {
                 name: name.clone(),
+                arch: request.arch,
                 suggestions: close.map(str::to_string).into_iter().collect(),
             }
         })

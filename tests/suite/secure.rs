@@ -1,0 +1,105 @@
+//! Secure Boot and media with two kernels: built from Debian's packages, read
+//! with this program's own checks, booted.
+//!
+//! The secure machine enforces Microsoft's keys (ovmf's `OVMF_VARS_4M.ms.fd`).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use liveiso::qemu::report::Shell;
+use liveiso::qemu::{Firmware, Guest, Machine, Medium};
+
+use crate::support::{built, oracle, profile};
+
+/// The finished ISO of profiles/secure.
+fn secure() -> &'static Path {
+    static IMAGE: OnceLock<PathBuf> = OnceLock::new();
+    IMAGE.get_or_init(|| built(&profile("secure"), "images").0)
+}
+
+/// profiles/tiny with more lines in its profile.
+fn variant(dir: &Path, lines: &str) -> PathBuf {
+    let tiny = profile("tiny");
+    oracle("cp", &["-a", &tiny.join("airootfs").to_string_lossy(), "."], dir);
+    let text = fs::read_to_string(tiny.join("profile.toml")).unwrap();
+    // The 64-bit kernel has no driver of some controllers that no 64-bit PC has.
+    let (head, _) = text.split_once("# The default set").unwrap();
+    fs::write(dir.join("profile.toml"), format!("{head}{lines}")).unwrap();
+    dir.to_path_buf()
+}
+
+/// The finished ISO of profiles/tiny with a 64-bit kernel beside its own, and signed loaders.
+fn both() -> &'static Path {
+    static IMAGE: OnceLock<PathBuf> = OnceLock::new();
+    IMAGE.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let profile = variant(dir.path(), "[kernel.amd64]\n\n[boot]\nsecure-boot = true\n");
+        built(&profile, "both").0
+    })
+}
+
+/// Boots to a root shell and asks it these lines.
+fn answers<const N: usize>(machine: &Machine, image: &Path, lines: [&str; N]) -> [String; N] {
+    let deadline = Instant::now() + Duration::from_secs(240);
+    let mut guest = Guest::start(machine, Some(image), None, deadline).unwrap();
+    let shell = Shell::log_in(&mut guest.serial, deadline, |_| false).unwrap();
+    let Ok(mut shell) = shell else { panic!("no shell on {}:\n{}", machine.name(), guest.serial.text()) };
+    shell.ask("dmesg -n 1", deadline).unwrap();
+    lines.map(|line| shell.ask(line, deadline).unwrap().1.trim().to_string())
+}
+
+/// The last byte of the UEFI variable SecureBoot.
+const SECURE_BOOT: &str = "mount -t efivarfs e /sys/firmware/efi/efivars 2>/dev/null; \
+    tail -c 1 /sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c | od -An -tu1";
+const LOCKDOWN: &str =
+    "mount -t securityfs s /sys/kernel/security 2>/dev/null; cat /sys/kernel/security/lockdown";
+/// Whether the shell's own root is the live one.
+const ROOT: &str = "while read -r d p t o; do [ $p = / ] && f=$t; done </proc/mounts; echo $f";
+
+/// The disk with `/.disk/info` is found before the stick.
+#[test]
+fn a_signed_medium_boots_where_secure_boot_is_enforced() {
+    let dir = tempfile::tempdir().unwrap();
+    let decoy = decoy(dir.path());
+    let mut machine = Machine::new(Firmware::SecureBoot, Medium::Usb);
+    let drive = format!("if=none,id=decoy,format=raw,file={}", decoy.display());
+    machine.extra = ["-drive", &drive, "-device", "ide-hd,bus=ide.0,drive=decoy"].map(Into::into).into();
+    let found = answers(&machine, secure(), [ROOT, "uname -m", SECURE_BOOT, LOCKDOWN]);
+    assert_eq!(found, ["overlay", "x86_64", "1", "none [integrity] confidentiality"]);
+}
+
+/// A disk that a GRUB looking for `/.disk/info` would take for its medium.
+fn decoy(dir: &Path) -> PathBuf {
+    let tree = dir.join("decoy");
+    fs::create_dir_all(tree.join(".disk")).unwrap();
+    fs::create_dir_all(tree.join("boot/grub")).unwrap();
+    fs::write(tree.join(".disk/info"), "another system\n").unwrap();
+    fs::write(tree.join("boot/grub/grub.cfg"), "echo DECOY\nsleep 1000\n").unwrap();
+    let image = dir.join("decoy.img");
+    let (tree, image_name) = (tree.to_string_lossy().into_owned(), image.to_string_lossy().into_owned());
+    oracle("mke2fs", &["-q", "-t", "ext2", "-d", &tree, &image_name, "4M"], dir);
+    image
+}
+
+#[test]
+fn two_kernels_on_one_medium_an_old_pc_gets_its_own() {
+    let machine = Machine::new(Firmware::Bios, Medium::Cd);
+    assert_eq!(answers(&machine, both(), [ROOT, "uname -m"]), ["overlay", "i686"]);
+}
+
+#[test]
+fn two_kernels_on_one_medium_a_64_bit_pc_gets_the_other() {
+    let cpu = "qemu64".to_string();
+    let machine = Machine { cpu, memory_mib: 256, ..Machine::new(Firmware::Bios, Medium::Usb) };
+    let loaded = "lsmod | grep -c overlay";
+    assert_eq!(answers(&machine, both(), [ROOT, "uname -m", loaded]), ["overlay", "x86_64", "1"]);
+}
+
+#[test]
+#[ignore = "the other boots cover its parts; takes a minute and a half"]
+fn two_kernels_on_one_medium_secure_boot_gets_the_signed_one() {
+    let machine = Machine::new(Firmware::SecureBoot, Medium::Cd);
+    assert_eq!(answers(&machine, both(), [ROOT, "uname -m", SECURE_BOOT]), ["overlay", "x86_64", "1"]);
+}
