@@ -2,7 +2,7 @@
 //! `cargo bench --bench image_ram -- ISO`.
 //!
 //! ISO is any liveiso image (profiles/tiny is enough); its kernel does the
-//! measuring. Of its root the modules of file systems and networks (10 MB of real
+//! measuring. Of its root the modules of file systems and networks (24 MB of real
 //! content) become one image a row, all on a second disk. Inside the guest each
 //! is mounted, read as a whole and let go, five times; caches are dropped before
 //! every look at /proc/meminfo, so what differs is what cannot be reclaimed:
@@ -34,7 +34,7 @@ const CLUSTER_SIZES: [u32; 3] = [4 << 10, 64 << 10, 1 << 20];
 const RUNS: usize = 5;
 /// The guest's loop device over one image starts at a multiple of this.
 const ALIGNMENT: u64 = 1 << 20;
-const LIMIT: Duration = Duration::from_secs(1200);
+const LIMIT: Duration = Duration::from_secs(1800);
 
 /// Prints MemFree and SUnreclaim + VmallocUsed after dropping caches, and the uptime in hundredths.
 const DEFINE: &str = "m() { for i in 1 2 3; do echo 3 >/proc/sys/vm/drop_caches; done; \

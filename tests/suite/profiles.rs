@@ -212,8 +212,8 @@ fn names_stand_for_formats_and_settings() {
         ("compression = \"lzo\"", Squashfs, Lzo, 1, 128 << 10),
         ("compression = \"small-ram\"", Squashfs, Gzip, 9, 32 << 10),
         ("compression = \"fast\"", Squashfs, Zstd, 3, 128 << 10),
-        ("compression = \"small\"\nlevel = 9", Squashfs, Xz, 9, 1 << 20),
-        ("compression = \"small\"\nblock-size = \"256K\"", Squashfs, Xz, 6, 256 << 10),
+        ("compression = \"small\"\nlevel = 9", Squashfs, Xz, 9, 256 << 10),
+        ("compression = \"small\"\nblock-size = \"1M\"", Squashfs, Xz, 6, 1 << 20),
         ("format = \"erofs\"", Erofs, Lz4, 12, 64 << 10),
         ("format = \"erofs\"\ncompression = \"lz4\"\nlevel = 1\nblock-size = \"4K\"", Erofs, Lz4, 1, 4096),
     ] {
