@@ -7,7 +7,7 @@
 //! as an empty one, and fakeroot(1) answers mkfs.erofs's questions about the rest
 //! from a list of ours. Compressed with LZ4, the one compressor bookworm's kernel
 //! and mkfs.erofs share; the order of files is mkfs.erofs's own. What the two
-//! programs would cut off or lose, [`write`] refuses by path.
+//! programs would cut off or lose, [`write()`] refuses by path.
 
 mod check;
 mod superblock;

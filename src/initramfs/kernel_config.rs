@@ -215,6 +215,9 @@ mod tests {
         CONFIG_OVERLAY_FS=m\nCONFIG_ISO9660_FS=m\nCONFIG_SQUASHFS_ZSTD=y\nCONFIG_SQUASHFS_XZ=y\n\
         CONFIG_SQUASHFS_ZLIB=y\nCONFIG_MICROCODE=y\nCONFIG_LOCALVERSION=\"\"\n";
 
+    /// What an EROFS root wants besides.
+    const EROFS: &str = "CONFIG_EROFS_FS=m\nCONFIG_EROFS_FS_ZIP=y\n";
+
     fn found(plan: &Plan, config: &str, modules: &[&str]) -> Vec<(String, String)> {
         let modules = modules.iter().map(|m| m.to_string()).collect();
         let mistakes = missing("6.1", &needs(plan), &options(config.as_bytes()), &modules);
@@ -228,6 +231,8 @@ mod tests {
         let mut xz = plain.clone();
         xz.initramfs.compression = Compression::Xz;
         xz.initramfs.layout = Layout::Squashed;
+        let mut erofs = plain.clone();
+        erofs.root.image.format = RootFormat::Erofs;
         let mut resident = plain.clone();
         resident.initramfs.layout = Layout::Resident;
         let mut microcode = plain.clone();
@@ -240,6 +245,23 @@ mod tests {
             (&plain, DEBIAN.to_string(), &all[..], vec![]),
             (&xz, DEBIAN.to_string(), &all[..], vec![]),
             (&resident, off("OVERLAY_FS"), &[][..], vec![]),
+            (&erofs, off("SQUASHFS") + EROFS, &["loop", "erofs", "overlay", "isofs"][..], vec![]),
+            (
+                &erofs,
+                DEBIAN.to_string() + "CONFIG_EROFS_FS=m\n",
+                &all[..],
+                vec![
+                    (
+                        "the initramfs lacks the module `erofs` (CONFIG_EROFS_FS=m), which the live root needs"
+                            .to_string(),
+                        "add `erofs` to `modules` under [initramfs]",
+                    ),
+                    (
+                        format!("{none}EROFS_FS_ZIP, which a compressed EROFS image needs"),
+                        "choose `format = \"squashfs\"` under [root], or a kernel with CONFIG_EROFS_FS_ZIP=y under [kernel]",
+                    ),
+                ],
+            ),
             (
                 &plain,
                 off("RD_ZSTD"),

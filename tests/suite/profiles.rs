@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 use liveiso::diagnostic::Diagnostics;
-use liveiso::plan::{AptSource, Arch, Debian, Package, Packages, Plan};
+use liveiso::plan::{AptSource, Arch, Debian, Package, Packages, Plan, RootImage};
 use liveiso::resolve::{
     Embedded, EmbeddedKind, FindError, FoundPackages, NoPlan, Options, PackageRequest, UnknownPackage,
     resolve,
@@ -232,6 +232,29 @@ fn a_plan_holds_everything_that_is_decided() {
     let json = serde_json::to_string_pretty(&plan.identity()).unwrap() + "\n";
     assert_golden("plan.json", &json);
     assert_eq!(serde_json::from_str::<Plan>(&json).unwrap(), plan.identity());
+}
+
+#[test]
+fn names_stand_for_formats_and_settings() {
+    use liveiso::plan::Compression::{Gzip, Lz4, Lzo, Xz, Zstd};
+    use liveiso::plan::RootFormat::{Erofs, Squashfs};
+    for (lines, format, compression, level, block_size) in [
+        ("", Squashfs, Gzip, 6, 128 << 10),
+        ("compression = \"lzo\"", Squashfs, Lzo, 1, 128 << 10),
+        ("compression = \"small-ram\"", Squashfs, Gzip, 9, 32 << 10),
+        ("compression = \"fast\"", Squashfs, Zstd, 3, 128 << 10),
+        ("compression = \"small\"\nlevel = 9", Squashfs, Xz, 9, 256 << 10),
+        ("compression = \"small\"\nblock-size = \"1M\"", Squashfs, Xz, 6, 1 << 20),
+        ("format = \"erofs\"", Erofs, Lz4, 12, 64 << 10),
+        ("format = \"erofs\"\ncompression = \"lz4\"\nlevel = 1\nblock-size = \"4K\"", Erofs, Lz4, 1, 4096),
+    ] {
+        let case = Case::new(&format!("iso-name = \"x\"\npackages = [\"nano\"]\n[root]\n{lines}\n"));
+        let (messages, plan) = case.resolve();
+        let plan = plan.unwrap_or_else(|_| panic!("{lines}: {messages}"));
+        assert_eq!(plan.root.image, RootImage { format, compression, level, block_size }, "{lines}");
+        let has_module = plan.initramfs.modules.iter().any(|module| module == "erofs");
+        assert_eq!(has_module, format == Erofs, "{lines}");
+    }
 }
 
 #[test]
