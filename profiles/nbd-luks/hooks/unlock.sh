@@ -15,7 +15,7 @@ open_luks "$found" cryptroot KEYSTICK:/root.key
 # Either the image itself, or a volume group with it in a volume named root.
 offer "$found"
 activate_lvm
-for volume in /dev/mapper/*-root; do
-	[ -b "$volume" ] && offer "$volume"
+# Without udev the kernel's names are the ones that are always there.
+for volume in /sys/class/block/dm-*; do
+	case $(cat "$volume/dm/name") in *-root) offer "/dev/${volume##*/}" ;; esac
 done
-true

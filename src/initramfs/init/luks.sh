@@ -48,5 +48,6 @@ open_with_stick() {
 
 # Key file - is standard input. Read-only devices make read-only mappings.
 unlock() {
-	cryptsetup open --type luks --key-file "$3" "$1" "$2" >>"$LOG" 2>&1
+	# shellcheck disable=SC2086 # none or one word
+	cryptsetup open $unlock_options --type luks --key-file "$3" "$1" "$2" >>"$LOG" 2>&1
 }

@@ -11,11 +11,13 @@ mount_nfs() {
 	load nfs nfsv4 nfsv3
 	mkdir -p "$MEDIUM"
 	say "mounting $opt_nfs"
+	verdict=''
 	for version in 4.2 4.0 3; do
 		mount -t nfs -o "ro,nolock,soft,proto=tcp,addr=$server,clientaddr=$(own_address),vers=$version" \
 			"$opt_nfs" "$MEDIUM" 2>>"$LOG" && break
+		# What the newest version says is what matters.
+		verdict=${verdict:-$opt_nfs cannot be mounted: $(tail -n 1 "$LOG" | sed 's/.*failed: //')}
 	done
-	verdict="$opt_nfs cannot be mounted: $(tail -n 1 "$LOG" | cut -c 1-100)"
 	grep -q " $MEDIUM " /proc/mounts || return 1
 	if is_our_medium "$MEDIUM"; then
 		medium_name="$opt_nfs (nfs $version)"

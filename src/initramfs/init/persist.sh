@@ -22,9 +22,12 @@ LEAST_FREE_KB=4096
 start_persistence() {
 	local reason=''
 	persistence='' persistence_name=''
-	find_changes || reason="$verdict"
-	[ "$reason" = none ] && reason="no partition labelled $CHANGES_LABEL and no /$INSTALL_DIR/changes.ext4 on the medium"
-	[ "$medium_device" ] || reason="the medium was let go, or is an ISO file on someone's disk"
+	# Without a device of the medium every disk would be looked at.
+	if [ ! "$medium_device" ]; then
+		reason="the medium was let go, or is an ISO file on someone's disk"
+	elif ! find_changes; then
+		reason="$verdict"
+	fi
 	[ "$reason" ] || if [ "$opt_persistence" = ro ]; then
 		mount_changes_ro || reason="$verdict"
 	elif ! mount_changes_rw; then
@@ -38,7 +41,7 @@ start_persistence() {
 # Device or file with the changes in $changes, its name for people in $persistence_name.
 find_changes() {
 	local disk path
-	verdict=none
+	verdict="no partition labelled $CHANGES_LABEL and no /$INSTALL_DIR/changes.ext4 on the medium"
 	disk=$(readlink -f "/sys/class/block/${medium_device##*/}")
 	[ -e "$disk/partition" ] && disk=${disk%/*}
 	for path in "$disk"/*/partition; do
@@ -64,6 +67,7 @@ luks_label() {
 unlock_changes() {
 	verdict="$changes is encrypted, and this initramfs has no cryptsetup"
 	[ -f "$LIBRARY/luks.sh" ] || return 1
+	[ "$opt_persistence" = ro ] && unlock_options=--readonly
 	(part hook && part luks && open_luks "$changes" "$CHANGES_LABEL") || {
 		verdict=$(cat "$LIVE/verdict")
 		return 1

@@ -80,6 +80,7 @@ find_image() {
 		done
 	elif [ -s "$LIVE/offered" ] && part hook && find_offered; then
 		say "image: $image"
+		case $opt_toram$opt_verify in *y*) warn "toram and verify are for media: $image is used as it is" ;; esac
 	else
 		find_image_on_medium
 	fi
