@@ -199,14 +199,14 @@ fn names(cells: &[serde_json::Value]) -> Vec<&str> {
 pub const MOST_SHMEM_KB: u64 = 1024;
 
 #[test]
-fn tiny_boots_in_37_mib() {
-    let cells = boots(tiny(), &["--firmware", "bios", "--medium", "cd", "--memory", "37"]);
+fn tiny_boots_in_40_mib() {
+    let cells = boots(tiny(), &["--firmware", "bios", "--medium", "cd", "--memory", "40"]);
     assert_eq!(names(&cells), ["bios-cd"]);
 }
 
 #[test]
 fn tiny_leaves_the_memory_of_a_128_mib_machine_to_its_user() {
-    let least = ["--firmware", "bios", "--medium", "cd", "--min-available", "100000"];
+    let least = ["--firmware", "bios", "--medium", "cd", "--min-available", "98000"];
     let cells = boots(tiny(), &least);
     assert_eq!(names(&cells), ["bios-cd"]);
     assert_eq!(cells[0]["memory-mib"], 128);
