@@ -97,6 +97,6 @@ mod tests {
         assert!(tree.get(b"etc/machine-id").is_none());
         InitSystem::Systemd.complete(&mut tree).unwrap();
         let id = tree.get(b"etc/machine-id").unwrap();
-        assert!(matches!(&tree.inode(id).kind, Kind::File(content) if content.len() == 0));
+        assert!(matches!(&tree.inode(id).kind, Kind::File(content) if content.is_empty()));
     }
 }

@@ -264,7 +264,7 @@ fn tiny_boots_in_40_mib() {
 
 #[test]
 fn tiny_leaves_the_memory_of_a_128_mib_machine_to_its_user() {
-    let least = ["--firmware", "bios", "--medium", "cd", "--min-available", "98000"];
+    let least = ["--firmware", "bios", "--medium", "cd", "--min-available", "99900"];
     let cells = boots(tiny(), &least);
     assert_eq!(names(&cells), ["bios-cd"]);
     assert_eq!(cells[0]["memory-mib"], 128);

@@ -30,6 +30,7 @@ find_medium() {
 # One look at every device that is there now.
 look_round() {
 	local device
+	named=" $(named_devices | tr '\n' ' ')"
 	for device in $(candidates); do
 		probed "$device" && partitions_judged "$device" && judge "$device" && return 0
 	done
@@ -56,13 +57,18 @@ partitions_judged() {
 candidates() {
 	local device
 	{
-		for device in "$(named_device "${LIVE_MEDIA:-$LIVEMEDIA}")" "$(named_device "$opt_device")" "$(named_device "$opt_iso_device")" $(cat "$LIVE/offered" 2>/dev/null); do
-			[ -b "$device" ] && echo "0 $device"
-		done
+		{ named_devices; cat "$LIVE/offered" 2>/dev/null; } | sed 's/^/0 /'
 		for device in /sys/class/block/*; do
 			rank_device "${device##*/}"
 		done
 	} | sort | awk '!done[$2]++ { print $2 }'
+}
+
+named_devices() {
+	local device
+	for device in "$(named_device "${LIVE_MEDIA:-$LIVEMEDIA}")" "$(named_device "$opt_device")" "$(named_device "$opt_iso_device")"; do
+		[ -b "$device" ] && echo "$device"
+	done
 }
 
 rank_device() {
@@ -123,9 +129,15 @@ probed() {
 }
 
 start_reading() {
+	local moments=1
 	(filesystem_type "$1" >"$2.new" && mv "$2.new" "$2.type") &
-	# Most answer at once: give them that moment before going round again.
-	usleep 50000
+	# Most answer at once: give them that moment before going round again. What was
+	# named gets two seconds, or the same files might be found elsewhere meanwhile.
+	case $named in *" $1 "*) moments=40 ;; esac
+	while [ ! -e "$2.type" ] && [ "$moments" -gt 0 ]; do
+		moments=$((moments - 1))
+		usleep 50000
+	done
 }
 
 # A disc drive that had nothing to read may still be spinning up.

@@ -33,7 +33,7 @@ open_verity() {
 	for path in /sys/class/block/dm-*; do
 		[ "$(cat "$path/dm/name")" = "$VERITY_NAME" ] && VERITY_DEVICE=/dev/${path##*/}
 	done
-	verdict="the image is damaged, or not the one of the root hash $root"
+	verdict="damaged, or not the image of the root hash $root"
 	say "verity: every block of the image is checked when it is read"
 }
 
