@@ -10,7 +10,7 @@ use liveiso::plan::IsoLayout;
 use liveiso::tree::{Content, Kind, Meta, Tree, parse_listing};
 use tempfile::TempDir;
 
-use crate::support::oracle;
+use crate::support::{iso_options, isolinux, oracle};
 
 const MEDIUM: &str = "\
 dir /.disk 0755 0 0
@@ -24,13 +24,6 @@ file /liveiso/nothing 0644 0 0 size=0
 file /liveiso/boot/i386/vmlinuz 0644 0 0 size=70001
 file /liveiso/0123456789abcdef01234567.id 0644 0 0 text=0123456789abcdef01234567\\x0a
 ";
-
-/// What xorriso takes for an ISOLINUX that isohybrid can start: a signature at byte 64.
-fn isolinux() -> Vec<u8> {
-    let mut image = vec![0x90; 38_912];
-    image[64..68].copy_from_slice(&[0xfb, 0xc0, 0x78, 0x70]);
-    image
-}
 
 /// A tree and its options in `dir`; the squashfs and the ESP are files there.
 fn medium(dir: &Path) -> (Tree, Options) {
@@ -55,18 +48,8 @@ fn medium(dir: &Path) -> (Tree, Options) {
     let mut image = Vec::new();
     fat::write(&esp, &esp_options, &mut image).unwrap();
     fs::write(dir.join("efiboot.img"), image).unwrap();
-    let options = Options {
-        volume_id: "RESCUE".to_string(),
-        publisher: "liveiso <https://example.org>".to_string(),
-        application: "rescue 1.0".to_string(),
-        timestamp: 1_767_225_600,
-        volume_date: "2026010103040506".to_string(),
-        disk_guid: "01234567-89ab-4def-8123-456789abcdef".to_string(),
-        layout: Default::default(),
-        bios: Some(Bios { image: "isolinux/isolinux.bin".to_string(), mbr: vec![0xeb; 432] }),
-        efi_image: Some(dir.join("efiboot.img")),
-    };
-    (tree, options)
+    let publisher = "liveiso <https://example.org>".to_string();
+    (tree, Options { publisher, ..iso_options(dir) })
 }
 
 fn write_in(dir: &Path, change: impl FnOnce(&mut Options)) -> (Options, PathBuf) {

@@ -254,9 +254,9 @@ mod tests {
         let mut block = [0; 512];
         assert_eq!(parse_mbr(&block), None);
         block[510..].copy_from_slice(&[0x55, 0xaa]);
-        block[446..462].copy_from_slice(&[0x80, 0, 0, 0, 0xef, 0, 0, 0, 64, 0, 0, 0, 0, 1, 0, 0]);
-        let used = MbrEntry { status: 0x80, first_chs: (0, 0, 0), kind: 0xef, start: 64, blocks: 256 };
-        let unused = MbrEntry { status: 0, first_chs: (0, 0, 0), kind: 0, start: 0, blocks: 0 };
+        block[446..462].copy_from_slice(&[0x80, 2, 0xc1, 1, 0xef, 0, 0, 0, 64, 0, 0, 0, 0, 1, 0, 0]);
+        let used = MbrEntry { status: 0x80, kind: 0xef, start: 64, blocks: 256, first_chs: (2, 1, 769) };
+        let unused = MbrEntry { status: 0, kind: 0, start: 0, blocks: 0, first_chs: (0, 0, 0) };
         assert_eq!(parse_mbr(&block), Some([used, unused, unused, unused]));
     }
 }

@@ -5,10 +5,12 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use liveiso::format::iso9660::{self, Bios, Options};
+use liveiso::format::iso9660::{self, Options};
 use liveiso::format::{cpio, fat, squashfs};
 use liveiso::plan::{Compression, IsoLayout};
 use liveiso::tree::{Content, Meta, Tree, parse_listing};
+
+use crate::support::{iso_options, isolinux};
 
 pub const RELEASE: &str = "6.1.0-9-686";
 pub const KERNEL: &str = "liveiso/boot/i386/vmlinuz";
@@ -54,6 +56,7 @@ pub struct Medium {
     /// Text of /init, in a listing's spelling.
     pub init: &'static str,
     pub layout: IsoLayout,
+    pub timestamp: i64,
 }
 
 impl Medium {
@@ -98,6 +101,7 @@ impl Medium {
             volume_id: "RESCUE".to_string(),
             init: "#!/bin/sh\\x0amountroot\\x0a",
             layout: IsoLayout::Hybrid,
+            timestamp: 1_767_225_600,
         }
     }
 
@@ -163,14 +167,9 @@ impl Medium {
         self.esp_image(&dir.join("efiboot.img"));
         let options = Options {
             volume_id: self.volume_id.clone(),
-            publisher: "liveiso".to_string(),
-            application: "rescue 1.0".to_string(),
-            timestamp: 1_767_225_600,
-            volume_date: "2026010103040506".to_string(),
-            disk_guid: "01234567-89ab-4def-8123-456789abcdef".to_string(),
+            timestamp: self.timestamp,
             layout: self.layout,
-            bios: Some(Bios { image: "isolinux/isolinux.bin".to_string(), mbr: vec![0xeb; 432] }),
-            efi_image: Some(dir.join("efiboot.img")),
+            ..iso_options(dir)
         };
         let out = dir.join(format!("{name}.iso"));
         iso9660::write(&tree(&self.contents(dir)), &options, dir, &out).unwrap_or_else(|e| panic!("{e:#}"));
@@ -206,14 +205,6 @@ pub fn kernel(release: &str) -> Vec<u8> {
     let version = format!("{release} (nobody) #1 SMP\0");
     bytes[0x1200..0x1200 + version.len()].copy_from_slice(version.as_bytes());
     bytes
-}
-
-/// What xorriso takes for an ISOLINUX that isohybrid can start, and lint for one too.
-fn isolinux() -> Vec<u8> {
-    let mut image = vec![0x90; 38_912];
-    image[64..68].copy_from_slice(&[0xfb, 0xc0, 0x78, 0x70]);
-    image[1000..1013].copy_from_slice(b"ISOLINUX 6.04");
-    image
 }
 
 /// Overwrites bytes of a file.
