@@ -6,7 +6,7 @@ OUT ?= out
 CARGO ?= cargo
 # What a build needs on the host, and what the tests need besides.
 BUILD_PACKAGES = gcc libc6-dev xorriso mmdebstrap arch-test uidmap apt ca-certificates debian-archive-keyring
-TEST_PACKAGES = qemu-system-x86 ovmf ovmf-ia32 squashfs-tools squashfs-tools-ng mtools dosfstools fdisk cpio kmod \
+TEST_PACKAGES = qemu-system-x86 ovmf ovmf-ia32 squashfs-tools squashfs-tools-ng mtools dosfstools fdisk gdisk syslinux cpio kmod \
 	shellcheck faketime busybox-static e2fsprogs exfatprogs gnupg fakeroot python3 acl attr xz-utils zstd binutils
 
 .PHONY: iso test check fast-tests bench fuzz deps test-deps clean

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::cache::FileDigest;
 use crate::initramfs::Sizes;
-use crate::plan::{Arch, Package, Plan};
+use crate::plan::{Arch, BootMode, Package, Plan};
 
 /// The content of `manifest.json`. Equal for equal builds: no host, no clock.
 #[derive(Debug, Serialize)]
@@ -25,10 +25,50 @@ pub struct Manifest<'p> {
     pub images: BTreeMap<String, FileDigest>,
     /// What unpacking the initramfs takes.
     pub initramfs: InitramfsReport,
+    /// What a BIOS reads before the kernel runs.
+    pub firmware_reads: FirmwareReads,
     /// Things a user should know and could overlook in a long log.
     pub notes: &'p [String],
     /// The resolved plan without host-specific places.
     pub plan: Plan,
+}
+
+/// What a boot loader has firmware read, in bytes: slow on old PCs, whose BIOS
+/// reads a USB stick at 1 MB a second or less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct FirmwareReads {
+    /// The kernel.
+    pub kernel: u64,
+    /// The initramfs.
+    pub initramfs: u64,
+}
+
+impl FirmwareReads {
+    /// Beyond this a 32-bit PC waits too long (bytes); `inspect --lint` has the same limit.
+    pub const LIMIT: u64 = 10_000_000;
+
+    /// One line for people.
+    pub fn summary(&self) -> String {
+        let megabytes = |bytes: u64| format!("{}.{} MB", bytes / 1_000_000, bytes % 1_000_000 / 100_000);
+        format!(
+            "firmware reads {}: kernel {}, initramfs {}",
+            megabytes(self.kernel + self.initramfs),
+            megabytes(self.kernel),
+            megabytes(self.initramfs)
+        )
+    }
+
+    /// What to know when that is too much for the plan's machines.
+    pub fn note(&self, plan: &Plan) -> Option<String> {
+        let is_for_old = plan.arch == Arch::I386 && plan.boot.bootmodes.contains(&BootMode::BiosSyslinux);
+        (is_for_old && self.kernel + self.initramfs > Self::LIMIT).then(|| {
+            format!(
+                "{}; beyond 10 MB a BIOS with USB 1.1 takes longer than 10 s: leave modules out",
+                self.summary()
+            )
+        })
+    }
 }
 
 /// What the initramfs weighs and takes.

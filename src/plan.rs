@@ -23,6 +23,12 @@ pub struct Plan {
     pub iso_publisher: String,
     /// ISO 9660 application id, at most 128 characters.
     pub iso_application: String,
+    /// What the ISO's first sectors are for.
+    #[serde(default, skip_serializing_if = "IsoLayout::is_default")]
+    pub iso_layout: IsoLayout,
+    /// A disk image with the same content beside the ISO, if one is wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_image: Option<DiskImage>,
     /// Directory on the medium that holds our files, `[a-z0-9]{1,8}`.
     pub install_dir: String,
     /// Debian architecture of the root.
@@ -46,6 +52,37 @@ pub struct Plan {
     /// What the result may weigh. It changes no byte, so it is no part of the identity.
     #[serde(default, skip_serializing_if = "Budget::is_empty")]
     pub budget: Budget,
+}
+
+/// How an ISO is laid out for sticks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IsoLayout {
+    /// An active MBR entry and the EFI system partition in the MBR; a GPT that is invalid on purpose.
+    #[default]
+    Hybrid,
+    /// A valid GPT behind a protective MBR with a dummy active entry, for firmware that wants one.
+    Gpt,
+    /// No partition table: discs and virtual machines only.
+    CdOnly,
+}
+
+impl IsoLayout {
+    fn is_default(&self) -> bool {
+        *self == IsoLayout::default()
+    }
+}
+
+/// The partition table of a disk image; its one partition is FAT32 and boots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskImage {
+    /// MBR, partition 1 active, type EF.
+    Mbr,
+    /// GPT, partition 1 an EFI system partition that a BIOS may boot.
+    Gpt,
+    /// MBR for BIOSes that boot USB sticks as Zip drives: partition 4 active, type 0C.
+    UsbZip,
 }
 
 /// Limits beyond which a build fails.

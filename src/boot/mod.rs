@@ -15,6 +15,7 @@
 
 mod entry;
 mod identity;
+pub mod syslinux;
 pub mod template;
 
 pub use identity::Identity;
@@ -24,16 +25,22 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::cache::hex_sha256;
-use crate::plan::{Arch, BootMode, InputFile, Plan};
+use crate::plan::{Arch, BootMode, DiskImage, InputFile, Plan};
 use crate::tree::{Content, Kind, Meta, OriginId, Tree};
 use entry::{Menu, Serial, grub_serial, isolinux_serial};
+use syslinux::Syslinux;
 use template::Values;
 
 /// Path of ISOLINUX on the medium.
 pub const ISOLINUX_IMAGE: &str = "isolinux/isolinux.bin";
 
+/// Path of SYSLINUX in a disk image.
+pub const LDLINUX_SYS: &str = "syslinux/ldlinux.sys";
+
 const ISOLINUX: &str = "isolinux";
 const SYSLINUX: &str = "syslinux-common";
+/// Has the boot sector and `ldlinux.sys` in its program.
+const INSTALLER: &str = "syslinux";
 const MEMTEST: &str = "memtest86+";
 const GRUB_64: (&str, &str) = ("grub-efi-amd64-bin", "usr/lib/grub/x86_64-efi/monolithic/gcdx64.efi");
 const GRUB_32: (&str, &str) = ("grub-efi-ia32-bin", "usr/lib/grub/i386-efi/monolithic/gcdia32.efi");
@@ -61,10 +68,11 @@ pub struct BootFiles {
 }
 
 /// The Debian packages whose merged files [`files`] wants, sorted.
-pub fn loader_packages(modes: &[BootMode]) -> Vec<&'static str> {
+pub fn loader_packages(modes: &[BootMode], disk: Option<DiskImage>) -> Vec<&'static str> {
     let mut packages = vec![MEMTEST];
     if modes.contains(&BootMode::BiosSyslinux) {
         packages.extend([ISOLINUX, SYSLINUX]);
+        packages.extend(disk.map(|_| INSTALLER));
     }
     if modes.contains(&BootMode::UefiGrub) {
         packages.extend([GRUB_64.0, GRUB_32.0]);
@@ -116,6 +124,52 @@ pub fn files(plan: &Plan, build_id: &str, loaders: &Tree) -> Result<BootFiles> {
         isohybrid_mbr = Some(mbr.read_all()?);
     }
     Ok(BootFiles { iso: iso.tree, esp, isohybrid_mbr })
+}
+
+/// The files of a disk image, and what makes a BIOS start it.
+#[derive(Clone, Debug)]
+pub struct DiskFiles {
+    /// For its file system.
+    pub files: Tree,
+    /// For the MBR; empty when no boot mode is for BIOS.
+    pub boot_code: Vec<u8>,
+    /// To be installed in the file system, which holds its `ldlinux.sys`.
+    pub syslinux: Option<Syslinux>,
+}
+
+/// Makes the boot files of a disk image: the ISO's, with SYSLINUX for ISOLINUX.
+///
+/// # Errors
+/// As [`files`].
+pub fn disk_files(plan: &Plan, build_id: &str, loaders: &Tree, table: DiskImage) -> Result<DiskFiles> {
+    let BootFiles { iso, isohybrid_mbr, .. } = files(plan, build_id, loaders)?;
+    let mut files = Tree::new();
+    files.inode_mut(Tree::ROOT).mtime = plan.timestamp;
+    for entry in iso.walk() {
+        let Kind::File(content) = &entry.inode.kind else { continue };
+        let path = std::str::from_utf8(&entry.path).context("reading the names of the boot files")?;
+        let path = match path.strip_prefix("isolinux/") {
+            Some("isolinux.bin") => continue,
+            Some("isolinux.cfg") => "syslinux/syslinux.cfg".to_string(),
+            Some(name) => format!("syslinux/{name}"),
+            None => path.to_string(),
+        };
+        let origin = files.add_origin(iso.origin(entry.inode.origin));
+        let meta = Meta { mtime: plan.timestamp, ..Meta::mode(0o444) };
+        files.add_file(path.as_bytes(), content.clone(), meta, origin)?;
+    }
+    if isohybrid_mbr.is_none() {
+        return Ok(DiskFiles { files, boot_code: Vec::new(), syslinux: None });
+    }
+    let program = loader_content(loaders, INSTALLER, "usr/bin/syslinux")?.read_all()?;
+    let syslinux = Syslinux::from_program(&program)
+        .with_context(|| format!("taking SYSLINUX out of /usr/bin/syslinux of package {INSTALLER}"))?;
+    let origin = files.add_origin(format!("/usr/bin/syslinux of package {INSTALLER}"));
+    let meta = Meta { mtime: plan.timestamp, ..Meta::mode(0o444) };
+    files.add_file(LDLINUX_SYS.as_bytes(), Content::bytes(syslinux.ldlinux_sys()), meta, origin)?;
+    let code = if table == DiskImage::Gpt { "gptmbr.bin" } else { "mbr.bin" };
+    let boot_code = loader_content(loaders, SYSLINUX, &format!("usr/lib/syslinux/mbr/{code}"))?.read_all()?;
+    Ok(DiskFiles { files, boot_code, syslinux: Some(syslinux) })
 }
 
 /// A tree of read-only files being filled.

@@ -42,11 +42,12 @@ pub fn stage(
                 label: "LIVEISO_EFI".to_string(),
                 volume_id: ids.fat_serial,
                 timestamp: plan.timestamp,
+                kind: fat::FatKind::Fat16,
             };
             write_esp(esp, &options, &dir.join(ESP)).context("writing efiboot.img")?;
         }
         write_initrd(plan, root, initramfs, build_id, &dir.join(INITRD)).context("writing initrd.img")?;
-        let tree = medium_tree(plan, boot.iso, dir, root, initramfs)?;
+        let tree = medium_tree(plan, boot.iso, &dir.join(INITRD), root, initramfs)?;
         let efi_image = boot.esp.is_some().then(|| dir.join(ESP));
         let options = iso_options(plan, ids, boot.isohybrid_mbr, efi_image);
         let work = cache.work_dir()?;
@@ -76,10 +77,14 @@ fn write_initrd(
     fs::write(path, image).with_context(|| format!("writing {}", path.display()))
 }
 
-fn medium_tree(
+/// Everything that lies on a medium: the boot files, kernel, initramfs, root, digests.
+///
+/// # Errors
+/// Damaged cache entries and unreadable files.
+pub(super) fn medium_tree(
     plan: &Plan,
     mut tree: Tree,
-    dir: &Path,
+    initrd: &Path,
     root: &StageOutput,
     initramfs: &StageOutput,
 ) -> Result<Tree> {
@@ -88,7 +93,7 @@ fn medium_tree(
     let top = &plan.install_dir;
     let mut files = vec![
         (format!("{top}/boot/{arch}/vmlinuz"), initramfs.open(initramfs_stage::KERNEL)?),
-        (format!("{top}/boot/{arch}/initrd.img"), dir.join(INITRD)),
+        (format!("{top}/boot/{arch}/initrd.img"), initrd.to_path_buf()),
     ];
     // A resident root is in the initramfs already.
     if plan.initramfs.layout != Layout::Resident {
@@ -129,6 +134,7 @@ fn iso_options(
         publisher: plan.iso_publisher.clone(),
         application: plan.iso_application.clone(),
         timestamp: plan.timestamp,
+        layout: plan.iso_layout,
         volume_date: ids.volume_date,
         disk_guid: ids.disk_guid,
         bios: isohybrid_mbr.map(|mbr| iso9660::Bios { image: boot::ISOLINUX_IMAGE.to_string(), mbr }),

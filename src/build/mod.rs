@@ -5,12 +5,14 @@
 //! 3. [`initramfs`]: /init + modules + busybox → newc cpio, compressed.
 //! 4. The build id: a digest of all that, and the name of the medium's marker file.
 //! 5. [`iso`]: menus and loaders → ESP (FAT) → hybrid ISO.
+//!    [`disk`]: the same files as a disk image, if the profile wants one.
 //! 6. Manifest, package list and checksum; everything is published, or nothing.
 //!
 //! 2 and 3 run side by side. Each stage is a plain function whose result the
 //! cache keeps under the digest of its inputs; a hit never changes a byte.
 
 pub mod base;
+pub mod disk;
 pub mod initramfs;
 pub mod iso;
 pub mod root;
@@ -23,7 +25,7 @@ use anyhow::{Context, Result, anyhow};
 use serde::Serialize;
 
 use crate::cache::{Cache, FileDigest, StageOutput, hex_sha256, retry_damaged};
-use crate::manifest::{InitramfsReport, Manifest, package_list};
+use crate::manifest::{FirmwareReads, InitramfsReport, Manifest, package_list};
 use crate::output::{Artifact, prepare, publish};
 use crate::plan::{Layout, Package, Plan};
 use crate::source;
@@ -32,8 +34,8 @@ use crate::source;
 const SOURCE_DIGEST: &str = env!("LIVEISO_SOURCE_DIGEST");
 
 /// Every stage in the order of this page; the first four are made for others.
-pub const STAGES: [&str; 7] =
-    ["resolution", "configured-root", "data-tar", "base-tree", "root", "initramfs", "iso"];
+pub const STAGES: [&str; 8] =
+    ["resolution", "configured-root", "data-tar", "base-tree", "root", "initramfs", "iso", "disk"];
 
 /// What a caller chooses that no byte of the result may depend on.
 #[derive(Clone, Debug)]
@@ -60,6 +62,8 @@ pub struct Built {
     pub sizes: BTreeMap<String, u64>,
     /// What unpacking the initramfs takes.
     pub initramfs: InitramfsReport,
+    /// What a BIOS reads before the kernel runs.
+    pub firmware_reads: FirmwareReads,
 }
 
 /// Builds everything a plan asks for and publishes it under `options.out`.
@@ -79,7 +83,18 @@ fn build_once(plan: &Plan, cache: &Cache, options: &BuildOptions) -> Result<Buil
     initramfs::sizes(&initramfs)?.check(plan.arch, &plan.budget)?;
     let build_id = build_id(&plan_identity, &root, &initramfs)?;
     let iso = iso::stage(plan, cache, &build_id, &root, &initramfs)?;
-    finish(plan, plan_identity, options, build_id, &root, &initramfs, &iso)
+    let disk =
+        plan.disk_image.map(|table| disk::stage(plan, cache, &build_id, table, (&root, &initramfs, &iso)));
+    let outputs = Outputs { root, initramfs, iso, disk: disk.transpose()? };
+    finish(plan, plan_identity, options, build_id, &outputs)
+}
+
+/// The stages whose files are published.
+struct Outputs {
+    root: StageOutput,
+    initramfs: StageOutput,
+    iso: StageOutput,
+    disk: Option<StageOutput>,
 }
 
 /// Root and initramfs side by side, or, where the initramfs is the root, one after the other.
@@ -125,9 +140,7 @@ fn finish(
     plan_identity: Plan,
     options: &BuildOptions,
     build_id: String,
-    root: &StageOutput,
-    initramfs: &StageOutput,
-    iso: &StageOutput,
+    Outputs { root, initramfs, iso, disk }: &Outputs,
 ) -> Result<Built> {
     let stem = plan.artifact_stem();
     let iso_name = format!("{stem}.iso");
@@ -146,27 +159,42 @@ fn finish(
     if let Some(esp) = iso.files.get(iso::ESP) {
         images.insert("efiboot.img".to_string(), esp.clone());
     }
+    let (disk_name, disk) = (format!("{stem}.img"), disk.as_ref());
+    let mut finished = BTreeMap::from([(iso_name.clone(), iso_digest.clone())]);
+    finished.extend(disk.map(|disk| (disk_name.clone(), disk.digest(disk::IMAGE).clone())));
+    let firmware_reads =
+        FirmwareReads { kernel: images["vmlinuz"].size, initramfs: images["initrd.img"].size };
+    notes.extend(firmware_reads.note(plan));
     let manifest = Manifest {
         manifest_version: 1,
         liveiso_version: env!("CARGO_PKG_VERSION"),
         build_id: &build_id,
-        artifacts: BTreeMap::from([(iso_name.clone(), iso_digest.clone())]),
+        artifacts: finished.clone(),
         images: images.clone(),
         initramfs: InitramfsReport::new(initramfs_sizes, plan.arch),
+        firmware_reads,
         notes: &notes,
         plan: plan_identity,
     };
-    let checksum = format!("{}  {iso_name}\n", iso_digest.sha256);
-    let artifacts = [
-        Artifact::file(&iso_name, iso, iso::ISO),
-        Artifact::bytes(format!("{iso_name}.sha256"), checksum.into_bytes()),
+    let checksum = |name: &str| {
+        let line = format!("{}  {name}\n", finished[name].sha256);
+        Artifact::bytes(format!("{name}.sha256"), line.into_bytes())
+    };
+    let mut artifacts = vec![Artifact::file(&iso_name, iso, iso::ISO), checksum(&iso_name)];
+    if let Some(disk) = disk {
+        artifacts.extend([Artifact::file(&disk_name, disk, disk::IMAGE), checksum(&disk_name)]);
+    }
+    artifacts.extend([
         Artifact::bytes(format!("{stem}.manifest.json"), manifest.to_json()?),
         Artifact::bytes(format!("{stem}.packages.txt"), package_list(plan).into_bytes()),
         Artifact::file(format!("{stem}.files.txt"), root, root::FILES),
-    ];
+    ]);
     let paths = publish(&options.out, &artifacts)?;
     let sizes = images.into_iter().map(|(name, digest)| (name, digest.size));
-    let sizes = sizes.chain([("iso".to_string(), iso_digest.size)]).collect();
+    let sizes = sizes
+        .chain([("iso".to_string(), iso_digest.size)])
+        .chain(disk.map(|disk| ("disk".to_string(), disk.digest(disk::IMAGE).size)))
+        .collect();
     let initramfs = InitramfsReport::new(initramfs_sizes, plan.arch);
-    Ok(Built { artifacts: paths, build_id, notes, sizes, initramfs })
+    Ok(Built { artifacts: paths, build_id, notes, sizes, initramfs, firmware_reads })
 }

@@ -56,7 +56,7 @@ pub(super) fn run(args: &Args, color: bool) -> Result<(), Failure> {
         offline: args.cache.offline,
     };
     let built = build(&resolved.plan, &cache, &options).map_err(|error| failure(args, error, color))?;
-    message(&format!("{}\n", built.initramfs.summary));
+    message(&format!("{}\n{}\n", built.initramfs.summary, built.firmware_reads.summary()));
     for note in &built.notes {
         warn(note);
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod civil;
 pub mod cpio;
+pub mod disk;
 pub mod fat;
 pub mod iso9660;
 pub mod squashfs;

@@ -1,7 +1,7 @@
 //! What differs between two ISOs, down to package, file, module and menu line.
 //!
 //! Content is compared, not the way it is stored: two squashfs images with the
-//! same files differ in their parameters only. Times are not compared. Bytes
+//! same files differ in their parameters only. Times are counted, not listed. Bytes
 //! that differ although nothing below them does are named as such, so that no
 //! difference is passed over in silence.
 
@@ -23,7 +23,7 @@ use super::Inspection;
 #[serde(rename_all = "kebab-case")]
 pub struct Change {
     /// Where: `table`, `package`, `menu`, `file` (of the ISO), `esp`, `loader`,
-    /// `kernel`, `module`, `initramfs`, `root`, `bytes`.
+    /// `kernel`, `module`, `initramfs`, `root`, `times`, `bytes`.
     pub area: &'static str,
     /// What happened to it.
     pub kind: ChangeKind,
@@ -82,7 +82,7 @@ pub fn diff(old: &Path, new: &Path) -> Result<Vec<Change>> {
     changes.extend(files::esp(&old, &new)?);
     changes.extend(files::roots(&old, &new)?);
     if changes.is_empty() {
-        changes.push(changed("bytes", "the file", "times, order or padding; no content differs"));
+        changes.push(changed("bytes", "the file", "order or padding; no content differs"));
     }
     Ok(changes)
 }

@@ -33,6 +33,8 @@ pub struct Contents {
     pub releases: BTreeSet<String>,
     /// Whose live system it is: `liveiso`, `live-boot`, `casper`, `archiso`, `dracut`.
     pub system: Option<&'static str>,
+    /// Whether `/init` has a line that is exactly `mountroot`.
+    pub calls_mountroot: bool,
     /// Every member but directories, by path.
     #[serde(skip)]
     pub files: BTreeMap<String, Member>,
@@ -184,6 +186,9 @@ impl Contents {
         }
         if member.mode & 0o170000 == DIRECTORY {
             return;
+        }
+        if path == "init" && member.data.len() <= MAX_TEXT {
+            self.calls_mountroot = member.data.split(|&b| b == b'\n').any(|line| line == b"mountroot");
         }
         let digest = *blake3::hash(member.data).as_bytes();
         let length = member.data.len() as u64;

@@ -353,6 +353,16 @@ impl Inspection {
     }
 }
 
+/// What an EFI program says of itself; `None` if the bytes are none.
+pub fn program(bytes: &[u8]) -> Option<Program> {
+    pe::read(bytes)
+}
+
+/// What a kernel's first bytes say; `None` if they are no kernel's.
+pub fn kernel_header(bytes: &[u8]) -> Option<Header> {
+    kernel::read(bytes)
+}
+
 /// A file of a tree by its path with leading slash.
 fn content<'t>(tree: &'t Tree, path: &str) -> Option<&'t Content> {
     match &tree.inode(tree.get(path.trim_start_matches('/').as_bytes())?).kind {

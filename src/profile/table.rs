@@ -22,6 +22,8 @@ const KEYS: &[(&str, &[&str])] = &[
             "iso-label",
             "iso-publisher",
             "iso-application",
+            "iso-layout",
+            "disk-image",
             "install-dir",
             "arch",
             "bootmodes",

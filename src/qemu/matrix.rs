@@ -12,7 +12,9 @@ use super::failure::BootFailure;
 use super::guest::{MediumReads, boot_and_report};
 use super::machine::{Firmware, Machine, Medium, UsbController};
 use super::report::Report;
+use crate::format::disk;
 use crate::host::Tool;
+use crate::tree::display_path;
 
 /// What to boot and what to ask of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -201,11 +203,20 @@ pub fn build_id(image: &Path, install_dir: &str) -> Result<String> {
     if !image.is_file() {
         bail!("{} is not a file; give the .iso to boot", image.display());
     }
+    // What is no ISO and no disk image is xorriso's to judge.
+    if let Ok(Some(tree)) = disk::read_tree(image) {
+        let names = tree.walk().map(|entry| format!("'/{}'", display_path(&entry.path)));
+        return only_id(image, install_dir, &names.collect::<Vec<_>>().join("\n"));
+    }
     let listing = xorriso(image, "reading the image's marker file")?
         .args(["-find", &format!("/{install_dir}"), "-maxdepth", "1", "-type", "f", "-name", "*.id", "--"])
         .output()
         .with_context(|| format!("looking for the marker file of {}", image.display()))?;
-    let listing = String::from_utf8_lossy(&listing);
+    only_id(image, install_dir, &String::from_utf8_lossy(&listing))
+}
+
+/// The id in a list of paths.
+fn only_id(image: &Path, install_dir: &str, listing: &str) -> Result<String> {
     let ids: Vec<&str> = listing.lines().filter_map(|line| marker_name(line, install_dir)).collect();
     match ids[..] {
         [id] => Ok(id.to_string()),

@@ -3,11 +3,40 @@
 use super::value::{choose, line, word};
 use crate::boot::is_rewritten_word;
 use crate::diagnostic::Diagnostics;
-use crate::plan::Arch;
+use crate::plan::{Arch, BootMode, DiskImage, IsoLayout};
 use crate::profile::{Profile, Text};
 
 /// Directories of the medium's root that the loaders need.
 const RESERVED_DIRS: &[&str] = &["boot", "efi", "isolinux", "syslinux"];
+
+/// What the medium is made for.
+pub(super) struct Media {
+    pub layout: IsoLayout,
+    pub disk_image: Option<DiskImage>,
+}
+
+/// `iso-layout` and `disk-image`.
+pub(super) fn media(profile: &Profile, modes: &[BootMode], diagnostics: &mut Diagnostics) -> Media {
+    let layouts = [("hybrid", IsoLayout::Hybrid), ("gpt", IsoLayout::Gpt), ("cd-only", IsoLayout::CdOnly)];
+    let tables = [("mbr", DiskImage::Mbr), ("gpt", DiskImage::Gpt), ("usb-zip", DiskImage::UsbZip)];
+    let written = profile.iso_layout.as_ref();
+    let layout = written.and_then(|written| choose(written, "ISO layout", &layouts, diagnostics));
+    if let Some(written) =
+        written.filter(|_| layout == Some(IsoLayout::Gpt) && !modes.contains(&BootMode::UefiGrub))
+    {
+        let message = "a GPT is for UEFI, which `bootmodes` leaves out";
+        diagnostics.error(&written.place, message).help("use `hybrid`, or add `uefi.grub` to `bootmodes`");
+    }
+    let written = profile.disk_image.as_ref();
+    let disk_image = written.and_then(|written| choose(written, "disk image", &tables, diagnostics));
+    if let Some(written) =
+        written.filter(|_| disk_image == Some(DiskImage::UsbZip) && !modes.contains(&BootMode::BiosSyslinux))
+    {
+        let message = "a Zip drive is started by a BIOS, which `bootmodes` leaves out";
+        diagnostics.error(&written.place, message).help("use `mbr`, or add `bios.syslinux` to `bootmodes`");
+    }
+    Media { layout: layout.unwrap_or_default(), disk_image }
+}
 
 /// Everything the artifacts and the volume are called.
 pub(super) struct Names {

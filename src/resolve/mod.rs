@@ -212,6 +212,7 @@ fn load(
 /// A plan without its packages.
 struct Draft {
     names: iso::Names,
+    media: iso::Media,
     request: PackageRequest,
     request_is_valid: bool,
     root: crate::plan::Root,
@@ -229,7 +230,9 @@ fn draft(dir: &Path, options: &Options, diagnostics: &mut Diagnostics) -> Option
     let mode = root::mode(&profile.root, diagnostics);
     let (archive, archive_is_valid) = debian::archive(&profile.debian, diagnostics);
     let boot = boot::boot(&profile, diagnostics);
-    let request = packages::request(&profile, arch.unwrap_or_default(), mode, archive, &boot, diagnostics);
+    let media = iso::media(&profile, &boot.bootmodes, diagnostics);
+    let medium = (boot.bootmodes.as_slice(), media.disk_image);
+    let request = packages::request(&profile, arch.unwrap_or_default(), mode, archive, medium, diagnostics);
     let overlays = overlay::overlays(dir, options.airootfs, diagnostics);
     let file_permissions = permissions::file_permissions(&profile, &overlays, diagnostics);
     let boot_order = boot_order::boot_order(dir, diagnostics);
@@ -240,7 +243,8 @@ fn draft(dir: &Path, options: &Options, diagnostics: &mut Diagnostics) -> Option
     let efiboot = overlay::efiboot(dir, diagnostics);
     overlay::misnamed(dir, diagnostics);
     let request_is_valid = archive_is_valid && arch.is_some();
-    let draft = Draft { names, request, request_is_valid, root, initramfs, boot, overlays, efiboot, budget };
+    let draft =
+        Draft { names, media, request, request_is_valid, root, initramfs, boot, overlays, efiboot, budget };
     Some((profile, draft))
 }
 
@@ -256,6 +260,8 @@ fn finish(draft: Draft, found: FoundPackages, timestamp: Option<i64>) -> Plan {
         iso_label: names.label,
         iso_publisher: names.publisher,
         iso_application: names.application,
+        iso_layout: draft.media.layout,
+        disk_image: draft.media.disk_image,
         install_dir: names.install_dir,
         arch: draft.request.arch,
         timestamp,

@@ -5,13 +5,12 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::UnknownPackage;
-use super::boot::BootDraft;
 use super::debian::ArchiveRequest;
 use super::initramfs::{MICROCODE_PACKAGES, wants_microcode_packages};
 use super::value::without_duplicates;
 use crate::boot::loader_packages;
 use crate::diagnostic::{Diagnostics, Place};
-use crate::plan::{Arch, RootMode};
+use crate::plan::{Arch, BootMode, DiskImage, RootMode};
 use crate::profile::{InitramfsTable, Profile, Text};
 
 /// What the package resolver is asked: names only, each list sorted.
@@ -38,7 +37,7 @@ pub(super) fn request(
     arch: Arch,
     mode: RootMode,
     archive: ArchiveRequest,
-    boot: &BootDraft,
+    (modes, disk): (&[BootMode], Option<DiskImage>),
     diagnostics: &mut Diagnostics,
 ) -> PackageRequest {
     let kernel = kernel(profile, arch, diagnostics);
@@ -62,7 +61,7 @@ pub(super) fn request(
         mode,
         root: root.into_iter().collect(),
         kernel: vec![kernel],
-        loaders: loader_packages(&boot.bootmodes).into_iter().map(String::from).collect(),
+        loaders: loader_packages(modes, disk).into_iter().map(String::from).collect(),
         initramfs: initramfs(&profile.initramfs),
     }
 }

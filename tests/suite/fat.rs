@@ -3,14 +3,19 @@
 use std::fs;
 use std::io::Cursor;
 
-use liveiso::format::fat::{Options, write};
+use liveiso::format::fat::{FatKind, Options, write};
 use liveiso::tree::{Content, Meta, Tree, parse_listing};
 use tempfile::TempDir;
 
 use crate::support::oracle;
 
 fn options() -> Options {
-    Options { label: "LIVEISO_EFI".to_string(), volume_id: 0x1234_abcd, timestamp: 1_767_225_601 }
+    Options {
+        label: "LIVEISO_EFI".to_string(),
+        volume_id: 0x1234_abcd,
+        timestamp: 1_767_225_601,
+        kind: FatKind::Fat16,
+    }
 }
 
 fn image(tree: &Tree) -> Vec<u8> {

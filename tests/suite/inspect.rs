@@ -50,7 +50,7 @@ fn a_report_names_everything() {
         find("kernel"),
         [format!("kernel       /{KERNEL}: i386, 40000 bytes, {RELEASE} (nobody) #1 SMP")]
     );
-    let modules = "cdrom isofs loop overlay sd_mod squashfs sr_mod usb_storage vfat";
+    let modules = "cdrom dm_mod isofs loop overlay sd_mod squashfs sr_mod usb_storage vfat";
     assert_eq!(find("  modules"), [format!("  modules      {modules}")]);
     assert_eq!(
         find("image"),
@@ -84,7 +84,7 @@ fn the_command_line_reports_and_judges() {
     assert_eq!(json["packages"]["list"][0]["name"], "nano");
     let (code, stdout, _) = run(&["inspect", "--lint"]);
     assert_eq!(code, Some(0), "{stdout}");
-    assert!(stdout.ends_with("29 checks: 24 passed, 0 failed, 0 warnings, 5 not applicable\n"), "{stdout}");
+    assert!(stdout.ends_with("33 checks: 28 passed, 0 failed, 0 warnings, 5 not applicable\n"), "{stdout}");
 
     patch(&iso, 446, &[0]);
     let (code, stdout, _) = run(&["inspect", "--lint"]);
@@ -131,6 +131,7 @@ fn defects_of_the_tables_are_caught() {
         ("an ESP elsewhere", 470, &[0, 0, 0, 0], &["esp-partition fail"]),
         ("no MBR", 510, &[0, 0], &["partition-table fail", "esp-partition fail"]),
         ("no boot code", 0, &[0; 440], &["partition-table fail"]),
+        ("heads of no geometry", 447, &[3], &["geometry warn"]),
         ("a partition behind the end", 475, &[0, 0, 1], &["partition-bounds fail"]),
         ("a GPT that is meant and broken", 450, &[0xee], &["gpt fail"]),
         ("El Torito size overflow", catalog + 96 + 6, &[0, 1], &["el-torito-efi-size fail"]),
@@ -167,7 +168,7 @@ fn defects_of_the_tables_are_caught() {
 fn defects_of_the_contents_are_caught() {
     let dir = TempDir::new().unwrap();
     type Change = fn(&mut Medium);
-    let cases: [(&str, Change, &[&str]); 22] = [
+    let cases: [(&str, Change, &[&str]); 27] = [
         (
             "no ia32 loader",
             |m| {
@@ -216,6 +217,25 @@ fn defects_of_the_contents_are_caught() {
             "the volume id in a kernel line",
             |m| m.replace(GRUB, "quiet", "quiet title=RESCUE"),
             &["volume-id-in-menus fail"],
+        ),
+        ("no program for Ventoy's device", |m| m.without("dm-mod"), &["ventoy-hook fail"]),
+        ("an /init without Ventoy's place", |m| m.init = "exec\\x20sh", &["ventoy-hook fail"]),
+        ("the word that Ventoy needs", |m| m.replace(GRUB, "quiet", "rdinit=/init"), &["rdinit fail"]),
+        (
+            "no menu for ISOLINUX",
+            |m| {
+                m.files.remove("isolinux/isolinux.cfg");
+            },
+            &["menu-places fail"],
+        ),
+        (
+            "no menu for GRUB",
+            |m| {
+                let menu = m.files.remove(GRUB).unwrap();
+                m.files.insert("boot/grub/other.cfg".to_string(), menu);
+                m.set("boot/grub/loopback.cfg", "source /boot/grub/other.cfg\n");
+            },
+            &["menu-places fail"],
         ),
         ("no driver for the ISO", |m| m.without("isofs"), &["search-modules fail"]),
         ("no driver for sticks", |m| m.without("usb-storage"), &["search-modules fail"]),

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use liveiso::format::fat;
 use liveiso::format::iso9660::{Bios, MbrEntry, Options, read, verify, write};
+use liveiso::plan::IsoLayout;
 use liveiso::tree::{Content, Kind, Meta, Tree, parse_listing};
 use tempfile::TempDir;
 
-use crate::support::oracle;
+use crate::support::{iso_options, isolinux, oracle};
 
 const MEDIUM: &str = "\
 dir /.disk 0755 0 0
@@ -23,13 +24,6 @@ file /liveiso/nothing 0644 0 0 size=0
 file /liveiso/boot/i386/vmlinuz 0644 0 0 size=70001
 file /liveiso/0123456789abcdef01234567.id 0644 0 0 text=0123456789abcdef01234567\\x0a
 ";
-
-/// What xorriso takes for an ISOLINUX that isohybrid can start: a signature at byte 64.
-fn isolinux() -> Vec<u8> {
-    let mut image = vec![0x90; 38_912];
-    image[64..68].copy_from_slice(&[0xfb, 0xc0, 0x78, 0x70]);
-    image
-}
 
 /// A tree and its options in `dir`; the squashfs and the ESP are files there.
 fn medium(dir: &Path) -> (Tree, Options) {
@@ -45,22 +39,17 @@ fn medium(dir: &Path) -> (Tree, Options) {
     tree.add_file(b"isolinux/isolinux.bin", loader, Meta::default(), origin).unwrap();
 
     let esp = parse_listing("file /EFI/BOOT/BOOTX64.EFI 0644 0 0 size=30000\n").unwrap();
-    let esp_options =
-        fat::Options { label: "LIVEISO_EFI".to_string(), volume_id: 7, timestamp: 1_767_225_600 };
+    let esp_options = fat::Options {
+        label: "LIVEISO_EFI".to_string(),
+        volume_id: 7,
+        timestamp: 1_767_225_600,
+        kind: fat::FatKind::Fat16,
+    };
     let mut image = Vec::new();
     fat::write(&esp, &esp_options, &mut image).unwrap();
     fs::write(dir.join("efiboot.img"), image).unwrap();
-    let options = Options {
-        volume_id: "RESCUE".to_string(),
-        publisher: "liveiso <https://example.org>".to_string(),
-        application: "rescue 1.0".to_string(),
-        timestamp: 1_767_225_600,
-        volume_date: "2026010103040506".to_string(),
-        disk_guid: "01234567-89ab-4def-8123-456789abcdef".to_string(),
-        bios: Some(Bios { image: "isolinux/isolinux.bin".to_string(), mbr: vec![0xeb; 432] }),
-        efi_image: Some(dir.join("efiboot.img")),
-    };
-    (tree, options)
+    let publisher = "liveiso <https://example.org>".to_string();
+    (tree, Options { publisher, ..iso_options(dir) })
 }
 
 fn write_in(dir: &Path, change: impl FnOnce(&mut Options)) -> (Options, PathBuf) {
@@ -193,6 +182,62 @@ GPT entry array    :      2  248  separated
 }
 
 #[test]
+fn the_other_layouts_are_what_xorriso_sfdisk_and_sgdisk_read() {
+    let dir = TempDir::new().unwrap();
+    let (options, out) = write_in(dir.path(), |options| options.layout = IsoLayout::Gpt);
+    assert_eq!(
+        reports(dir.path()),
+        "\
+El Torito boot img :   1  BIOS  y   none  0x0000  0x00      4          95
+El Torito boot img :   2  UEFI  y   none  0x0000  0x00   8704        2048
+El Torito img path :   1  /isolinux/isolinux.bin
+El Torito img opts :   1  boot-info-table isohybrid-suitable
+MBR partition      :   1   0x00  0xee            1        17559
+MBR partition      :   2   0x80  0x00            0            1
+GPT disk GUID      :      67452301ab89ef4d8123456789abcdef
+GPT entry array    :      2  248  separated
+"
+    );
+    let table = oracle("sfdisk", &["--dump", "x.iso"], dir.path());
+    let starts: Vec<&str> = table.lines().filter_map(|line| line.split(", uuid=").next()).collect();
+    assert!(
+        starts.contains(
+            &"x.iso2 : start=        8192, size=        8704, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
+        ),
+        "{table}"
+    );
+    let checked = oracle("sgdisk", &["--verify", "x.iso"], dir.path());
+    assert!(checked.contains("No problems found."), "{checked}");
+    verify(&out, &options).unwrap();
+
+    let (options, out) = write_in(dir.path(), |options| options.layout = IsoLayout::CdOnly);
+    assert!(fs::read(&out).unwrap()[..32768].iter().all(|&b| b == 0), "the system area is in use");
+    let image = out.parent().unwrap().join("efiboot.img");
+    oracle(
+        "xorriso",
+        &["-osirrox", "on", "-indev", "x.iso", "-extract", "/boot/grub/efi.img", "e"],
+        dir.path(),
+    );
+    assert!(fs::read(dir.path().join("e")).unwrap() == fs::read(image).unwrap());
+    let report = reports(dir.path());
+    assert!(report.contains("El Torito img path :   2  /boot/grub/efi.img\n"), "{report}");
+    assert!(!report.contains("MBR") && !report.contains("GPT"), "{report}");
+    verify(&out, &options).unwrap();
+    for (layout, expected) in [
+        (IsoLayout::Hybrid, "the first partition has no volume descriptor of its own"),
+        (IsoLayout::Gpt, "the first partition has no volume descriptor of its own"),
+    ] {
+        let other = Options { layout, ..options.clone() };
+        assert_eq!(verify(&out, &other).unwrap_err().to_string(), expected);
+    }
+    let mut tree = medium(dir.path()).0;
+    let origin = tree.add_origin("test");
+    tree.add_file(b"boot/grub/efi.img", Content::bytes("x"), Meta::default(), origin).unwrap();
+    let error = format!("{:#}", write(&tree, &options, dir.path(), &out).unwrap_err());
+    assert!(error.ends_with("the place of the ESP, /boot/grub/efi.img, is taken"), "{error}");
+}
+
+#[test]
 fn the_bytes_do_not_depend_on_the_host() {
     let (one, two) = (TempDir::new().unwrap(), TempDir::with_prefix("elsewhere-").unwrap());
     let (_, first) = write_in(one.path(), |_| {});
@@ -244,7 +289,7 @@ fn verify_finds_what_is_damaged() {
     }
     fs::write(&out, b"no ISO at all").unwrap();
     assert_eq!(format!("{:#}", read(&out).unwrap_err()), "reading sector 16: failed to fill whole buffer");
-    let entry = MbrEntry { status: 0x80, kind: 0, start: 64, blocks: 8128 };
+    let entry = MbrEntry { status: 0x80, kind: 0, start: 64, blocks: 8128, first_chs: (2, 1, 0) };
     fs::write(&out, good).unwrap();
     assert_eq!(read(&out).unwrap().mbr.unwrap()[0], entry);
 }

@@ -7,6 +7,7 @@ mod build;
 mod cache;
 mod command_line;
 mod cpio;
+mod disk;
 mod fat;
 mod hostile;
 mod init;

@@ -6,8 +6,8 @@ use std::fs;
 use liveiso::boot::{self, BootFiles};
 use liveiso::cache::hex_sha256;
 use liveiso::plan::{
-    Arch, Boot, BootMode, Budget, Compression, Debian, Initramfs, InputFile, Layout, Packages, Plan, Root,
-    RootImage, RootMode,
+    Arch, Boot, BootMode, Budget, Compression, Debian, Initramfs, InputFile, IsoLayout, Layout, Packages,
+    Plan, Root, RootImage, RootMode,
 };
 use liveiso::tree::{Kind, Tree, parse_listing};
 use tempfile::TempDir;
@@ -20,6 +20,8 @@ fn plan() -> Plan {
         iso_name: "rescue".to_string(),
         iso_version: "1.0".to_string(),
         iso_label: "RESCUE_10".to_string(),
+        iso_layout: IsoLayout::Hybrid,
+        disk_image: None,
         iso_publisher: "liveiso".to_string(),
         iso_application: "rescue stick".to_string(),
         install_dir: "liveiso".to_string(),
@@ -176,12 +178,15 @@ fn without_a_serial_port_nothing_speaks_of_one() {
 fn each_boot_mode_alone_brings_its_own_files() {
     let mut plan = plan();
     plan.boot.bootmodes = vec![BootMode::BiosSyslinux];
-    assert_eq!(boot::loader_packages(&plan.boot.bootmodes), ["isolinux", "memtest86+", "syslinux-common"]);
+    assert_eq!(
+        boot::loader_packages(&plan.boot.bootmodes, None),
+        ["isolinux", "memtest86+", "syslinux-common"]
+    );
     let bios = files(&plan);
     assert!(bios.esp.is_none() && bios.isohybrid_mbr.is_some());
     assert!(!names(&bios.iso).iter().any(|name| name.contains("EFI/")));
     plan.boot.bootmodes = vec![BootMode::UefiGrub];
-    let packages = boot::loader_packages(&plan.boot.bootmodes);
+    let packages = boot::loader_packages(&plan.boot.bootmodes, None);
     assert_eq!(packages, ["grub-efi-amd64-bin", "grub-efi-ia32-bin", "memtest86+"]);
     let uefi = files(&plan);
     assert!(uefi.esp.is_some() && uefi.isohybrid_mbr.is_none());

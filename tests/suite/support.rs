@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
+use liveiso::format::iso9660;
+use liveiso::plan::IsoLayout;
+
 /// Variables by which a person's session could change what a test sees.
 const SESSION: &[&str] = &["SOURCE_DATE_EPOCH", "XDG_CACHE_HOME", "TZ", "LC_ALL", "LANG", "LANGUAGE"];
 
@@ -81,4 +84,27 @@ pub fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     assert!(root || liveiso::host::environment("CI").is_none(), "CI must run these tests as root");
     root
+}
+
+/// What xorriso takes for an ISOLINUX that isohybrid can start, and lint for one too.
+pub fn isolinux() -> Vec<u8> {
+    let mut image = vec![0x90; 38_912];
+    image[64..68].copy_from_slice(&[0xfb, 0xc0, 0x78, 0x70]);
+    image[1000..1013].copy_from_slice(b"ISOLINUX 6.04");
+    image
+}
+
+/// A hybrid medium of 2026-01-01 with [`isolinux`] and the ESP `efiboot.img` of a directory.
+pub fn iso_options(dir: &Path) -> iso9660::Options {
+    iso9660::Options {
+        volume_id: "RESCUE".to_string(),
+        publisher: "liveiso".to_string(),
+        application: "rescue 1.0".to_string(),
+        timestamp: 1_767_225_600,
+        volume_date: "2026010103040506".to_string(),
+        disk_guid: "01234567-89ab-4def-8123-456789abcdef".to_string(),
+        layout: IsoLayout::Hybrid,
+        bios: Some(iso9660::Bios { image: "isolinux/isolinux.bin".to_string(), mbr: vec![0xeb; 432] }),
+        efi_image: Some(dir.join("efiboot.img")),
+    }
 }

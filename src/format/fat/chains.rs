@@ -126,13 +126,13 @@ impl<'i> Volume<'i> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::fat::{Options, write};
+    use crate::format::fat::{FatKind, Options, write};
     use crate::tree::parse_listing;
 
     #[test]
     fn every_cluster_number_is_followed_before_it_is_trusted() {
         let tree = parse_listing("file /D/F 0644 0 0 size=3000\nfile /EMPTY 0644 0 0").unwrap();
-        let options = Options { label: "X".to_string(), volume_id: 7, timestamp: 0 };
+        let options = Options { label: "X".to_string(), volume_id: 7, timestamp: 0, kind: FatKind::Fat16 };
         let mut intact = Vec::new();
         write(&tree, &options, &mut intact).unwrap();
         check(&intact).unwrap();

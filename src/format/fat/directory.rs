@@ -36,7 +36,7 @@ pub(super) fn records(tree: &Tree, directory: InodeId) -> Vec<Record> {
         .into_iter()
         .map(|(name, inode)| {
             let (attributes, size) = match &tree.inode(inode).kind {
-                // The whole image is smaller than 4 GiB, or it is refused.
+                // A file of 4 GiB is refused.
                 Kind::File(content) => (ARCHIVE, u32::try_from(content.len()).unwrap_or(u32::MAX)),
                 _ => (DIRECTORY, 0),
             };
@@ -55,7 +55,7 @@ impl Record {
     }
 
     /// The entries; `time` is the time and the date.
-    pub(super) fn bytes(&self, cluster: u16, time: [u8; 4]) -> Vec<u8> {
+    pub(super) fn bytes(&self, cluster: u32, time: [u8; 4]) -> Vec<u8> {
         let mut bytes = Vec::new();
         let sum = checksum(&self.short);
         for (number, part) in self.long.chunks(UNITS).enumerate().rev() {
@@ -75,7 +75,7 @@ impl Record {
 }
 
 /// The entries `.` and `..` every directory but the root begins with.
-pub(super) fn dots(own: u16, parent: u16, time: [u8; 4]) -> Vec<u8> {
+pub(super) fn dots(own: u32, parent: u32, time: [u8; 4]) -> Vec<u8> {
     let mut bytes = short_entry(b".          ", DIRECTORY, own, 0, time).to_vec();
     bytes.extend(short_entry(b"..         ", DIRECTORY, parent, 0, time));
     bytes
@@ -86,14 +86,16 @@ pub(super) fn label(label: &[u8; 11], time: [u8; 4]) -> [u8; 32] {
     short_entry(label, LABEL, 0, 0, time)
 }
 
-fn short_entry(name: &[u8; 11], attributes: u8, cluster: u16, size: u32, time: [u8; 4]) -> [u8; 32] {
+fn short_entry(name: &[u8; 11], attributes: u8, cluster: u32, size: u32, time: [u8; 4]) -> [u8; 32] {
     let mut entry = [0; 32];
     entry[..11].copy_from_slice(name);
     entry[11] = attributes;
     entry[14..18].copy_from_slice(&time);
     entry[18..20].copy_from_slice(&time[2..]);
     entry[22..26].copy_from_slice(&time);
-    entry[26..28].copy_from_slice(&cluster.to_le_bytes());
+    let [low, middle, high, highest] = cluster.to_le_bytes();
+    entry[20..22].copy_from_slice(&[high, highest]);
+    entry[26..28].copy_from_slice(&[low, middle]);
     entry[28..32].copy_from_slice(&size.to_le_bytes());
     entry
 }

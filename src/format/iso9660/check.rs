@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::read::{BootMedium, CatalogEntry, MbrEntry, SECTOR, read, u32_at};
 use super::{Bios, Options};
+use crate::plan::IsoLayout;
 
 const BIOS: u8 = 0x00;
 const UEFI: u8 = 0xef;
@@ -41,7 +42,7 @@ pub fn verify(path: &Path, options: &Options) -> Result<()> {
         );
     }
     if let (Some(bios), Some(entry)) = (&options.bios, find(&medium, BIOS)) {
-        check_bios(&file, bios, entry)?;
+        check_bios(&file, bios, options.layout, entry)?;
     }
     if let (Some(image), Some(entry)) = (&options.efi_image, find(&medium, UEFI)) {
         check_efi(&file, &medium, options, image, entry)?;
@@ -72,12 +73,19 @@ fn check_volume(file: &File, medium: &BootMedium, options: &Options) -> Result<(
         let expected = expected.trim_end();
         ensure!(found == expected, "the {what} is `{found}`, not `{expected}`");
     }
+    if options.layout == IsoLayout::CdOnly {
+        return Ok(());
+    }
     let second = bytes_at(file, (16 + PARTITION_OFFSET) * SECTOR, 6)?;
     ensure!(second == b"\x01CD001", "the first partition has no volume descriptor of its own");
     Ok(())
 }
 
 fn check_partitions(medium: &BootMedium, options: &Options) -> Result<()> {
+    if options.layout == IsoLayout::CdOnly {
+        ensure!(medium.mbr.is_none(), "sector 0 has an MBR signature, but the medium is for discs only");
+        return Ok(());
+    }
     let Some(entries) = medium.mbr else {
         bail!("sector 0 has no MBR signature");
     };
@@ -92,24 +100,37 @@ fn check_partitions(medium: &BootMedium, options: &Options) -> Result<()> {
         }
     }
     let active: Vec<&MbrEntry> = used.iter().filter(|entry| entry.status == ACTIVE).collect();
+    if has_valid_gpt(options) {
+        ensure!(used.iter().any(|entry| entry.kind == PROTECTIVE), "no MBR entry protects the GPT");
+    }
     if options.bios.is_none() {
         ensure!(active.is_empty(), "a partition is active, but no BIOS can boot the medium");
-        ensure!(used.iter().any(|entry| entry.kind == PROTECTIVE), "no MBR entry protects the GPT");
         return Ok(());
     }
     let [first] = active[..] else {
         bail!("{} partitions are active; a BIOS wants exactly one", active.len());
     };
+    // The dummy beside a valid GPT is where nothing else is.
+    let expected = if options.layout == IsoLayout::Gpt { 0 } else { PARTITION_OFFSET * BLOCKS };
     ensure!(
-        u64::from(first.start) == PARTITION_OFFSET * BLOCKS,
+        u64::from(first.start) == expected,
         "the active partition starts at block {}, not where its volume descriptor expects it",
         first.start
     );
     Ok(())
 }
 
+/// Firmware must take the GPT for one; the hybrid layout's is invalid on purpose.
+fn has_valid_gpt(options: &Options) -> bool {
+    match options.layout {
+        IsoLayout::Hybrid => options.bios.is_none(),
+        IsoLayout::Gpt => true,
+        IsoLayout::CdOnly => false,
+    }
+}
+
 /// The BIOS image must know where it lies (boot info table), and the MBR must hold its code.
-fn check_bios(file: &File, bios: &Bios, entry: &CatalogEntry) -> Result<()> {
+fn check_bios(file: &File, bios: &Bios, layout: IsoLayout, entry: &CatalogEntry) -> Result<()> {
     ensure!(entry.blocks == 4, "El Torito loads {} blocks of the BIOS image, not 4", entry.blocks);
     let table = bytes_at(file, u64::from(entry.sector) * SECTOR + 8, 16)?;
     let (volume, image, length) = (u32_at(&table, 0), u32_at(&table, 4), u32_at(&table, 8));
@@ -123,6 +144,9 @@ fn check_bios(file: &File, bios: &Bios, entry: &CatalogEntry) -> Result<()> {
         sum.wrapping_add(u32::from_le_bytes(padded))
     });
     ensure!(sum == u32_at(&table, 12), "the boot info table's checksum is wrong");
+    if layout == IsoLayout::CdOnly {
+        return Ok(());
+    }
     // isohybrid code reads the image's position at 432 (512-byte blocks).
     let mbr = bytes_at(file, 0, 440)?;
     ensure!(mbr[..bios.mbr.len()] == bios.mbr[..], "the MBR does not hold the boot code");
@@ -151,7 +175,10 @@ fn check_efi(
     );
     let found = bytes_at(file, u64::from(entry.sector) * SECTOR, expected.len())?;
     ensure!(found == expected, "El Torito's EFI image is not the FAT image that was given");
-    if options.bios.is_none() {
+    if options.layout == IsoLayout::CdOnly {
+        return Ok(());
+    }
+    if has_valid_gpt(options) {
         return check_gpt(file, options, u64::from(entry.sector) * BLOCKS);
     }
     let Some(esp) = medium.mbr.into_iter().flatten().find(|entry| entry.kind == ESP) else {
@@ -165,8 +192,7 @@ fn check_efi(
     Ok(())
 }
 
-/// Without a BIOS the GPT is valid; the crate `gpt` must agree, and find the ESP
-/// where El Torito has it. (The hybrid layout's is invalid on purpose.)
+/// The crate `gpt` must find the table valid, and the ESP where El Torito has it.
 fn check_gpt(file: &File, options: &Options, esp_start: u64) -> Result<()> {
     let disk = gpt::GptConfig::new().open_from_device(file).context("reading the GPT")?;
     let found = disk.guid().to_string();

@@ -10,6 +10,9 @@
 //!   …        the ESP, behind the volume's files
 //! ```
 //! BIOS alone has p1 only; UEFI alone has a valid GPT and no active entry.
+//! [`IsoLayout::Gpt`] has a valid GPT, a protective MBR and, for BIOSes that look for
+//! one, a dummy active entry of one block; [`IsoLayout::CdOnly`] has no system area
+//! and its ESP as the file [`EFI_IMAGE`].
 //! Owners are 0:0, modes 0444 and 0555, all dates [`Options::timestamp`]. Joliet
 //! and plain ISO names serve ISOLINUX and file copiers. No link enters a medium:
 //! a copy of its files to FAT would lose it.
@@ -31,10 +34,14 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::civil_time;
 use crate::host::{self, Tool};
+use crate::plan::IsoLayout;
 use crate::tree::Tree;
 
 /// GPT type of an EFI system partition; xorriso turns it into MBR type 0xEF too.
 const ESP_TYPE: &str = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B";
+
+/// Where a medium without partitions has its ESP, for El Torito alone.
+pub const EFI_IMAGE: &str = "boot/grub/efi.img";
 
 /// Ids, dates and boot images of a medium.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +58,8 @@ pub struct Options {
     pub volume_date: String,
     /// GPT disk GUID; the partitions' are counted on from it.
     pub disk_guid: String,
+    /// What the first sectors are for.
+    pub layout: IsoLayout,
     /// How a BIOS starts the medium.
     pub bios: Option<Bios>,
     /// FAT image that UEFI starts, less than 32 MiB.
@@ -119,22 +128,19 @@ fn arguments(options: &Options, out: &Path) -> Vec<OsString> {
     add("-uid 0 -gid 0 -dir-mode 0555 -file-mode 0444");
     add(&format!("--modification-date={}", options.volume_date));
     add(&format!("--set_all_file_dates {}", compact(options.timestamp)));
-    add(&format!("--gpt_disk_guid {} -partition_offset 16", options.disk_guid));
+    let has_partitions = options.layout != IsoLayout::CdOnly;
+    if has_partitions {
+        add(&format!("--gpt_disk_guid {} -partition_offset 16", options.disk_guid));
+    }
     if let Some(bios) = &options.bios {
-        add(&format!("-isohybrid-mbr {} --mbr-force-bootable", stage::MBR));
+        if has_partitions {
+            add(&format!("-isohybrid-mbr {} --mbr-force-bootable", stage::MBR));
+        }
         add(&format!("-eltorito-boot {} -eltorito-catalog {}", bios.image, catalog(options)));
         add("-no-emul-boot -boot-load-size 4 -boot-info-table");
     }
     if let Some(image) = &options.efi_image {
-        add(&format!("-append_partition 2 {ESP_TYPE}"));
-        words.push(image.as_os_str().to_os_string());
-        let mut add = |line: &str| words.extend(line.split(' ').map(OsString::from));
-        match options.bios {
-            // Before -e, or the ESP would be typed as basic data in the GPT.
-            Some(_) => add("-isohybrid-gpt-basdat -eltorito-alt-boot"),
-            None => add(&format!("-appended_part_as_gpt -eltorito-catalog {}", catalog(options))),
-        }
-        add("-e --interval:appended_partition_2:all:: -no-emul-boot");
+        words.extend(efi_arguments(options, image));
     }
     for (name, value) in [
         ("-sysid", "LINUX"),
@@ -146,6 +152,31 @@ fn arguments(options: &Options, out: &Path) -> Vec<OsString> {
         words.extend([name.into(), value.into()]);
     }
     words.extend(["-graft-points", "-path-list", stage::PATH_LIST].map(OsString::from));
+    words
+}
+
+fn efi_arguments(options: &Options, image: &Path) -> Vec<OsString> {
+    let mut words: Vec<OsString> = Vec::new();
+    if options.layout != IsoLayout::CdOnly {
+        words.extend(["-append_partition", "2", ESP_TYPE].map(OsString::from));
+        words.push(image.as_os_str().to_os_string());
+    }
+    let mut add = |line: &str| words.extend(line.split(' ').map(OsString::from));
+    match (options.layout, &options.bios) {
+        (IsoLayout::CdOnly, _) => {}
+        // Before -e, or the ESP would be typed as basic data in the GPT.
+        (IsoLayout::Hybrid, Some(_)) => add("-isohybrid-gpt-basdat"),
+        (IsoLayout::Hybrid, None) | (IsoLayout::Gpt, _) => add("-appended_part_as_gpt"),
+    }
+    match options.bios {
+        Some(_) => add("-eltorito-alt-boot"),
+        None => add(&format!("-eltorito-catalog {}", catalog(options))),
+    }
+    match options.layout {
+        IsoLayout::CdOnly => add(&format!("-e {EFI_IMAGE}")),
+        _ => add("-e --interval:appended_partition_2:all::"),
+    }
+    add("-no-emul-boot");
     words
 }
 
@@ -195,6 +226,10 @@ fn check_options(options: &Options) -> Result<()> {
         options.timestamp
     );
     ensure!(options.bios.is_some() || options.efi_image.is_some(), "nothing is there to boot from");
+    ensure!(
+        options.layout != IsoLayout::Gpt || options.efi_image.is_some(),
+        "a GPT without an EFI system partition boots nothing; use the layout `hybrid`"
+    );
     if let Some(bios) = &options.bios {
         ensure!(
             (1..=432).contains(&bios.mbr.len()),
@@ -218,6 +253,7 @@ mod tests {
             volume_date: "2026010103040506".to_string(),
             disk_guid: "01234567-89ab-4def-8123-456789abcdef".to_string(),
             bios: Some(Bios { image: "isolinux/isolinux.bin".to_string(), mbr: vec![0; 432] }),
+            layout: IsoLayout::Hybrid,
             efi_image: Some(PathBuf::from("/c/efi boot.img")),
         }
     }
@@ -247,6 +283,14 @@ mod tests {
         let efi_only = Options { bios: None, ..options() };
         let gpt = "|-appended_part_as_gpt|-eltorito-catalog|EFI/boot.cat";
         assert_eq!(line(&efi_only), format!("{head}{append}{gpt}{efi}{tail}"));
+        let with_gpt = Options { layout: IsoLayout::Gpt, ..options() };
+        let table = "|-appended_part_as_gpt|-eltorito-alt-boot";
+        assert_eq!(line(&with_gpt), format!("{head}{bios}{append}{table}{efi}{tail}"));
+        let cd_only = Options { layout: IsoLayout::CdOnly, ..options() };
+        let head = head.split("|--gpt_disk_guid").next().unwrap();
+        let bios = bios.replace("|-isohybrid-mbr|mbr.bin|--mbr-force-bootable", "");
+        let efi = "|-eltorito-alt-boot|-e|boot/grub/efi.img|-no-emul-boot";
+        assert_eq!(line(&cd_only), format!("{head}{bios}{efi}{tail}"));
     }
 
     #[test]
@@ -271,6 +315,10 @@ mod tests {
             ),
             (Options { timestamp: -1, ..options() }, "timestamp -1 is not within 1970 to 2099"),
             (Options { bios: None, efi_image: None, ..options() }, "nothing is there to boot from"),
+            (
+                Options { layout: IsoLayout::Gpt, efi_image: None, ..options() },
+                "a GPT without an EFI system partition boots nothing; use the layout `hybrid`",
+            ),
         ] {
             assert_eq!(check_options(&bad).unwrap_err().to_string(), expected);
         }

@@ -63,6 +63,9 @@ pub struct MbrEntry {
     pub start: u32,
     /// Number of 512-byte blocks; 0 is an unused entry.
     pub blocks: u32,
+    /// Head, sector and cylinder of the first block, as BIOSes of old go by.
+    #[serde(skip)]
+    pub first_chs: (u8, u8, u16),
 }
 
 /// One bootable image of the El Torito catalog.
@@ -140,7 +143,14 @@ fn parse_mbr(block: &[u8]) -> Option<[MbrEntry; 4]> {
     }
     Some([0, 1, 2, 3].map(|slot| {
         let entry = &block[PARTITION_TABLE + 16 * slot..][..16];
-        MbrEntry { status: entry[0], kind: entry[4], start: u32_at(entry, 8), blocks: u32_at(entry, 12) }
+        let cylinder = u16::from(entry[3]) | u16::from(entry[2] >> 6) << 8;
+        MbrEntry {
+            status: entry[0],
+            kind: entry[4],
+            start: u32_at(entry, 8),
+            blocks: u32_at(entry, 12),
+            first_chs: (entry[1], entry[2] & 0x3f, cylinder),
+        }
     }))
 }
 
@@ -244,9 +254,9 @@ mod tests {
         let mut block = [0; 512];
         assert_eq!(parse_mbr(&block), None);
         block[510..].copy_from_slice(&[0x55, 0xaa]);
-        block[446..462].copy_from_slice(&[0x80, 0, 0, 0, 0xef, 0, 0, 0, 64, 0, 0, 0, 0, 1, 0, 0]);
-        let used = MbrEntry { status: 0x80, kind: 0xef, start: 64, blocks: 256 };
-        let unused = MbrEntry { status: 0, kind: 0, start: 0, blocks: 0 };
+        block[446..462].copy_from_slice(&[0x80, 2, 0xc1, 1, 0xef, 0, 0, 0, 64, 0, 0, 0, 0, 1, 0, 0]);
+        let used = MbrEntry { status: 0x80, kind: 0xef, start: 64, blocks: 256, first_chs: (2, 1, 769) };
+        let unused = MbrEntry { status: 0, kind: 0, start: 0, blocks: 0, first_chs: (0, 0, 0) };
         assert_eq!(parse_mbr(&block), Some([used, unused, unused, unused]));
     }
 }

@@ -10,7 +10,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
-use super::Options;
+use super::{EFI_IMAGE, Options};
+use crate::plan::IsoLayout;
 use crate::tree::{Content, Kind, Tree, display_path};
 
 /// The MBR boot code, in the staging directory.
@@ -72,16 +73,23 @@ pub(super) fn stage(tree: &Tree, options: &Options, work: &Path) -> Result<Stage
                 .with_context(|| format!("copying /{}", display_path(&entry.path)))?,
             _ => absolute(&dir.path().join(EMPTY))?,
         };
-        list.extend_from_slice(&entry.path);
-        list.push(b'=');
-        list.extend(source.iter().flat_map(|&b| match b {
-            b'=' | b'\\' => vec![b'\\', b],
-            b => vec![b],
-        }));
-        list.push(b'\n');
+        list.extend(path_line(&entry.path, &source));
+    }
+    if let Some(image) = options.efi_image.as_ref().filter(|_| options.layout == IsoLayout::CdOnly) {
+        ensure!(tree.get(EFI_IMAGE.as_bytes()).is_none(), "the place of the ESP, /{EFI_IMAGE}, is taken");
+        list.extend(path_line(EFI_IMAGE.as_bytes(), &absolute(image)?));
     }
     fs::write(dir.path().join(PATH_LIST), list).context("writing the list of files")?;
     Ok(Staged { dir })
+}
+
+/// A line of xorriso's path list.
+fn path_line(path: &[u8], source: &[u8]) -> Vec<u8> {
+    let escaped = source.iter().flat_map(|&b| match b {
+        b'=' | b'\\' => vec![b'\\', b],
+        b => vec![b],
+    });
+    path.iter().copied().chain([b'=']).chain(escaped).chain([b'\n']).collect()
 }
 
 /// Path of a host file with exactly this content.

@@ -3,8 +3,8 @@
 //! ECMA-119 §9 (directory records) with the names, modes, owners and links of
 //! Rock Ridge 1.12 (`NM`, `PX`, `SL`, `CL`, `RE`, over SUSP 1.12's `CE`) where
 //! there are any. Untrusted input, also of other makers: directories are read
-//! once each and within bounds. Left out: Joliet, times, devices, zisofs,
-//! interleaved files.
+//! once each and within bounds. Times are the records' own (§9.1.5), not Rock
+//! Ridge's. Left out: Joliet, devices, zisofs, interleaved files.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
@@ -15,6 +15,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 
 use super::read::{SECTOR, u32_at};
+use crate::format::civil::{CivilTime, unix_time};
 use crate::tree::{Content, Kind, Meta, OriginId, Tree, display_path};
 
 /// Names of a volume, bytes of all its directories, levels of directories.
@@ -85,6 +86,8 @@ struct Record<'b> {
     sector: u32,
     length: u32,
     flags: u8,
+    /// Recording date and time, 0 for none.
+    mtime: i64,
     name: &'b [u8],
     system_use: &'b [u8],
 }
@@ -96,8 +99,16 @@ impl<'b> Record<'b> {
         // The name is padded to an even number of bytes with the length's own byte.
         let system_use = bytes.get(33 + name_length + (name_length + 1) % 2..).unwrap_or_default();
         let sector = u32_at(bytes, 2).checked_add(u32::from(bytes[1]))?;
-        Some(Record { sector, length: u32_at(bytes, 10), flags: bytes[25], name, system_use })
+        let mtime = recorded(&bytes[18..25]).unwrap_or(0);
+        Some(Record { sector, length: u32_at(bytes, 10), flags: bytes[25], mtime, name, system_use })
     }
+}
+
+/// Year since 1900, month, day, hour, minute, second, and the offset from UTC in quarters of an hour.
+fn recorded(bytes: &[u8]) -> Option<i64> {
+    let [year, month, day, hour, minute, second, zone] = *bytes else { return None };
+    let time = CivilTime { year: 1900 + i64::from(year), month, day, hour, minute, second };
+    Some(unix_time(time)? - i64::from(zone as i8) * 900)
 }
 
 /// What Rock Ridge says of one record.
@@ -187,7 +198,7 @@ impl Reading {
             display_path(&name)
         );
         let fallback = Meta::mode(if is_directory { 0o555 } else { 0o444 });
-        let meta = rock_ridge.meta.unwrap_or(fallback);
+        let meta = Meta { mtime: record.mtime, ..rock_ridge.meta.unwrap_or(fallback) };
         if is_directory {
             self.tree.add_directory(&path, meta, self.origin)?;
             let sector = rock_ridge.child.unwrap_or(record.sector);

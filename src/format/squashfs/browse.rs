@@ -63,6 +63,8 @@ pub struct Entry {
     pub mode: u16,
     /// Owner and group.
     pub owner: (u32, u32),
+    /// Seconds since 1970-01-01 UTC.
+    pub mtime: u32,
     /// Type; directories and files come without their content.
     pub kind: EntryKind,
     /// Extended attributes by full name.
@@ -199,7 +201,7 @@ impl Reader {
             FoundContent::Other(kind) => EntryKind::Other(kind),
         };
         let xattrs = read_xattrs(&self.image, inode.xattrs)?;
-        Ok(Entry { path, mode: inode.mode, owner: (inode.uid, inode.gid), kind, xattrs })
+        Ok(Entry { path, mode: inode.mode, owner: (inode.uid, inode.gid), mtime: inode.mtime, kind, xattrs })
     }
 
     /// SHA-256 of a file's bytes in lower-case hex.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 
 use super::{Change, added, attributes, changed, changed_value, compare, removed, same_stream, sizes};
+use crate::format::civil_time;
 use crate::format::squashfs::{Entry, EntryKind, Reader};
 use crate::inspect::{Image, Inspection};
 use crate::tree::{Content, Inode, Kind, Tree, display_path};
@@ -42,7 +43,24 @@ fn trees(area: &'static str, old: &Tree, new: &Tree, skip: impl Fn(&str) -> bool
             (_, None) => changes.push(removed(area, path)),
         }
     }
+    let (old, new) = (by_path(old), by_path(new));
+    let both = compare(&old, &new).filter_map(|(path, one, other)| Some((path, one?.mtime, other?.mtime)));
+    changes.extend(times(area, both));
     Ok(changes)
+}
+
+/// One change for all names of which only the times differ, or they too.
+fn times<'p>(area: &str, names: impl Iterator<Item = (&'p Vec<u8>, i64, i64)>) -> Option<Change> {
+    let names: Vec<_> = names.filter(|(_, old, new)| old != new).collect();
+    let (path, old, new) = *names.first()?;
+    let (path, count) = (display_path(path), names.len());
+    let detail = format!("{count} names, the first /{path}: {} -> {}", shown_time(old), shown_time(new));
+    Some(changed("times", area, detail))
+}
+
+fn shown_time(timestamp: i64) -> String {
+    let t = civil_time(timestamp);
+    format!("{:04}-{:02}-{:02} {:02}:{:02}:{:02}", t.year, t.month, t.day, t.hour, t.minute, t.second)
 }
 
 fn inodes(old: &Inode, new: &Inode, skip: bool) -> Result<Vec<String>> {
@@ -119,8 +137,11 @@ fn images((one, a): (&Image, &Content), (other, b): (&Image, &Content)) -> Resul
             (_, None) => changes.push(removed("root", path)),
         }
     }
+    let both = compare(&before, &after)
+        .filter_map(|(path, one, other)| Some((path, i64::from(one?.mtime), i64::from(other?.mtime))));
+    changes.extend(times("root", both));
     if changes.is_empty() {
-        changes.push(changed("root", path.as_str(), "times, order or compression level; no file differs"));
+        changes.push(changed("root", path.as_str(), "order or compression level; no file differs"));
     }
     Ok(changes)
 }

@@ -43,6 +43,37 @@ pub(super) fn search_modules(it: &Inspection) -> Verdict {
     )
 }
 
+/// Ventoy puts its own program before the line `mountroot` of a Debian-like /init,
+/// and loads dm-mod to make the ISO on its disk a block device.
+pub(super) fn ventoy_hook(it: &Inspection) -> Verdict {
+    let like_debians =
+        |one: &&Initramfs| matches!(one.contents.system, Some("liveiso" | "live-boot" | "casper"));
+    let mut problems = Vec::new();
+    let mut judged = false;
+    for initramfs in it.initramfs.iter().filter(like_debians) {
+        let (path, contents) = (&initramfs.file.path, &initramfs.contents);
+        judged = true;
+        if !contents.calls_mountroot {
+            problems.push(format!("/init of {path} has no line `mountroot`"));
+        }
+        if let Some(builtin) = builtin(it, initramfs)
+            && !contents.modules.contains("dm_mod")
+            && !builtin.contains("dm_mod")
+        {
+            problems.push(format!("{path} has no module dm-mod"));
+        }
+    }
+    if !judged {
+        return not_applicable("no initramfs is of the kind that Ventoy hooks this way");
+    }
+    let remedy = "keep Debian's line `mountroot` in /init, add the module dm-mod";
+    match (problems.is_empty(), it.is_ours()) {
+        (true, _) => super::pass("Ventoy finds its place in /init"),
+        (false, true) => super::fail(format!("{}: Ventoy cannot start it", problems.join("; ")), remedy),
+        (false, false) => super::warn(format!("{}: Ventoy may not start it", problems.join("; ")), remedy),
+    }
+}
+
 fn missing(it: &Inspection, initramfs: &Initramfs, builtin: &BTreeSet<String>) -> Vec<String> {
     let contents = &initramfs.contents;
     let has = |name: &str| contents.modules.contains(name) || builtin.contains(name);

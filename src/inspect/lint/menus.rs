@@ -3,9 +3,8 @@
 use super::{Inspection, Verdict, fail, judge, not_applicable, pass, warn};
 use crate::inspect::menu::{self, word};
 use crate::inspect::{Config, Entry};
+use crate::manifest::FirmwareReads;
 
-/// What firmware may have to read through a BIOS, kernel and initramfs together (bytes).
-const FIRMWARE_LIMIT: u64 = 10_000_000;
 /// Words by which live systems take the place of an ISO file.
 const ISO_FILE_WORDS: [&str; 5] = ["findiso=", "iso-scan/filename=", "img_loop=", "fromiso=", "isofrom="];
 
@@ -96,6 +95,46 @@ pub(super) fn files(it: &Inspection) -> Verdict {
     )
 }
 
+/// Where Rufus, Ventoy and a GRUB on a copied stick look for menus.
+pub(super) fn places(it: &Inspection) -> Verdict {
+    const GRUB: [&str; 4] =
+        ["/boot/grub/grub.cfg", "/efi/boot/grub.cfg", "/efi/debian/grub.cfg", "/grub/grub.cfg"];
+    const SYSLINUX: [&str; 5] = ["isolinux.cfg", "syslinux.cfg", "extlinux.conf", "txt.cfg", "live.cfg"];
+    let paths: Vec<String> = it.files.iter().map(|file| file.path.to_ascii_lowercase()).collect();
+    let has_file = |name: &str| paths.iter().any(|path| path.rsplit('/').next() == Some(name));
+    let grub = paths.iter().any(|path| path.starts_with("/efi/boot/boot") || path.starts_with("/boot/grub/"));
+    let systemd_boot = paths.iter().any(|path| path.starts_with("/loader/entries/"));
+    let isolinux = has_file("isolinux.bin");
+    if it.kernels.is_empty() || !(grub || isolinux) {
+        return not_applicable("it holds no boot loader's files with a kernel");
+    }
+    let mut problems = Vec::new();
+    if grub && !systemd_boot && !GRUB.iter().any(|place| paths.iter().any(|path| path == place)) {
+        problems.push(format!(
+            "there is no {}: a stick of copied files and Ventoy's GRUB 2 mode find no menu",
+            GRUB[0]
+        ));
+    }
+    if isolinux && !SYSLINUX.iter().any(|name| has_file(name)) {
+        problems.push("there is no isolinux.cfg: Rufus does not offer to copy files for BIOS".to_string());
+    }
+    judge(problems, "put the menus where these programs look", "menus are where Rufus, Ventoy and GRUB look")
+}
+
+/// Ventoy's GRUB 2 mode starts its own program by this word.
+pub(super) fn rdinit(it: &Inspection) -> Verdict {
+    let kernel_lines = lines(it).filter(|(.., line)| is_kernel_line(word(line).0));
+    let kernel_lines: Vec<_> = kernel_lines.collect();
+    if kernel_lines.is_empty() {
+        return not_applicable("no menu starts a kernel");
+    }
+    let with = |line: &str| line.split_whitespace().any(|word| word.starts_with("rdinit="));
+    let problems = kernel_lines.iter().filter(|(.., line)| with(line));
+    let problems =
+        problems.map(|(config, n, _)| format!("{}:{n} says rdinit=", config.path)).take(3).collect();
+    judge(problems, "name the program /init: Ventoy needs rdinit= for its own", "no menu says rdinit=")
+}
+
 /// SYSLINUX modules and boot sectors have search rules of their own.
 fn is_on_medium(entry: &Entry) -> bool {
     entry.kernel.starts_with(['/', '(']) || !entry.initrds.is_empty()
@@ -179,7 +218,7 @@ pub(super) fn firmware_reads(it: &Inspection) -> Verdict {
         return not_applicable("no menu starts a kernel that is on the medium");
     };
     let reason = format!("{size} bytes of kernel and initramfs at most ({}:{})", entry.config, entry.line);
-    if size <= FIRMWARE_LIMIT {
+    if size <= FirmwareReads::LIMIT {
         return pass(reason);
     }
     let remedy = "keep kernel and initramfs below 10 MB: a BIOS with USB 1.1 reads 1 MB a second or less";

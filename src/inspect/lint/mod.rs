@@ -78,13 +78,14 @@ fn judge(problems: Vec<String>, remedy: &'static str, good: impl Into<String>) -
 
 type Check = fn(&Inspection) -> Verdict;
 
-const CHECKS: [(&str, Check); 29] = [
+const CHECKS: [(&str, Check); 33] = [
     ("readable", tables::readable),
     ("length", tables::length),
     ("volume-id", tables::volume_id),
     ("partition-table", tables::partition_table),
     ("active-flag", tables::active_flag),
     ("partition-bounds", tables::partition_bounds),
+    ("geometry", tables::geometry),
     ("gpt", tables::gpt),
     ("esp-partition", tables::esp_partition),
     ("el-torito-bios", tables::el_torito_bios),
@@ -104,10 +105,13 @@ const CHECKS: [(&str, Check); 29] = [
     ("label-search", menus::label_search),
     ("volume-id-in-menus", menus::volume_id),
     ("menu-files", menus::files),
+    ("menu-places", menus::places),
+    ("rdinit", menus::rdinit),
     ("literal-initrd", menus::literal_initrd),
     ("loopback", menus::loopback),
     ("firmware-reads", menus::firmware_reads),
     ("search-modules", initramfs::search_modules),
+    ("ventoy-hook", initramfs::ventoy_hook),
 ];
 
 /// Checks a medium; one finding a check, in a fixed order.

@@ -49,7 +49,22 @@ pub(super) fn volume_id(it: &Inspection) -> Verdict {
     if it.is_ours() { fail(reason, remedy) } else { warn(reason, remedy) }
 }
 
+/// Whether the medium was made for discs and nothing else.
+fn is_for_discs_only(it: &Inspection) -> bool {
+    it.mbr.is_none() && it.gpt.is_none() && !it.boot_code && !it.el_torito.is_empty()
+}
+
 pub(super) fn partition_table(it: &Inspection) -> Verdict {
+    if is_for_discs_only(it) {
+        let reason = "no partition table: for discs only, written to a stick it does not boot";
+        // Ours says so in its profile; others may not know.
+        return match it.volume.preparer == "LIVEISO" {
+            true => not_applicable(reason),
+            false => {
+                warn(reason, "make the ISO hybrid, if it is to be written to sticks: xorriso -isohybrid-mbr")
+            }
+        };
+    }
     let remedy =
         "make the ISO hybrid: xorriso -isohybrid-mbr or --grub2-mbr; leave it if it is for discs only";
     if it.mbr.is_none() {
@@ -100,6 +115,34 @@ pub(super) fn partition_bounds(it: &Inspection) -> Verdict {
     )
 }
 
+/// BIOSes that take a stick for a Zip drive compute its geometry from the table:
+/// 64 heads and 32 sectors; of hard disks, 255 and 63.
+pub(super) fn geometry(it: &Inspection) -> Verdict {
+    // A dummy at block 0 and partitions that only UEFI reads say nothing.
+    let active = it.mbr.iter().flatten().filter(|partition| partition.entry.status == ACTIVE);
+    let entries: Vec<_> = active.filter(|partition| partition.entry.start > 0).collect();
+    if entries.is_empty() || !it.serves_bios() {
+        return not_applicable("no partition that a BIOS starts");
+    }
+    let agrees = |heads: u64, sectors: u64| {
+        entries.iter().all(|partition| {
+            let (head, sector, cylinder) = partition.entry.first_chs;
+            let start = u64::from(partition.entry.start);
+            let block = (u64::from(cylinder) * heads + u64::from(head)) * sectors + u64::from(sector) - 1;
+            let is_beyond = start >= 1024 * heads * sectors && cylinder == 1023;
+            sector > 0 && (is_beyond || block == start)
+        })
+    };
+    let remedy = "let xorriso write the table: -partition_hd_cyl 64 -partition_sec_hd 32";
+    match [(64, 32), (255, 63)].into_iter().find(|&(heads, sectors)| agrees(heads, sectors)) {
+        Some((heads, sectors)) => pass(format!("{heads} heads, {sectors} sectors")),
+        None => warn(
+            "heads and sectors of the MBR fit neither 64 × 32 nor 255 × 63: old BIOSes misjudge the stick",
+            remedy,
+        ),
+    }
+}
+
 pub(super) fn gpt(it: &Inspection) -> Verdict {
     let Some(gpt) = &it.gpt else {
         return not_applicable("there is no GPT");
@@ -118,6 +161,9 @@ pub(super) fn gpt(it: &Inspection) -> Verdict {
 pub(super) fn esp_partition(it: &Inspection) -> Verdict {
     if !it.serves_uefi() {
         return not_applicable("UEFI is not meant to start it");
+    }
+    if is_for_discs_only(it) {
+        return not_applicable("it is for discs only, where UEFI goes by El Torito");
     }
     let mbr = it.mbr.iter().flatten().filter(|partition| partition.entry.kind == ESP);
     let valid = it.gpt.iter().filter(|gpt| gpt.is_valid()).flat_map(|gpt| &gpt.partitions);

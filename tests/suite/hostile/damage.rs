@@ -85,7 +85,8 @@ fn damaged_fat_images_never_panic() {
     )
     .unwrap();
     let mut intact = Vec::new();
-    let options = fat::Options { label: "X".to_string(), volume_id: 7, timestamp: 0 };
+    let options =
+        fat::Options { label: "X".to_string(), volume_id: 7, timestamp: 0, kind: fat::FatKind::Fat16 };
     fat::write(&tree, &options, &mut intact).unwrap();
     // What is interesting stands in the boot sector, the tables and the directories.
     let head = intact.iter().rposition(|&b| b != 0).unwrap() + 1;

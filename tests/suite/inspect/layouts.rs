@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use liveiso::plan::IsoLayout;
 use tempfile::TempDir;
 
 use super::findings;
@@ -98,7 +99,7 @@ fn what_other_layouts_lack_is_found() {
         ("isohybrid without ESP", isohybrid_only, &["esp-partition fail"][..]),
         ("lorax", &lorax, &["active-flag fail"][..]),
         ("lorax with an active entry", &table, &[][..]),
-        ("Linux Live Kit", cd_only, &["partition-table fail"][..]),
+        ("Linux Live Kit", cd_only, &["partition-table warn"][..]),
     ] {
         let dir = TempDir::new().unwrap();
         let mut mbr = [0; 512];
@@ -106,6 +107,17 @@ fn what_other_layouts_lack_is_found() {
         mbr[510..].copy_from_slice(&[0x55, 0xaa]);
         fs::write(dir.path().join("mbr512.bin"), mbr).unwrap();
         assert_eq!(findings(&written(dir.path(), &Medium::good(), "RESCUE", options)), expected, "{what}");
+    }
+}
+
+/// A medium that its profile made for discs, or with a valid GPT, does not lack what it has not.
+#[test]
+fn our_other_layouts_raise_no_alarm() {
+    for layout in [IsoLayout::Gpt, IsoLayout::CdOnly] {
+        let dir = TempDir::new().unwrap();
+        let mut medium = Medium::good();
+        medium.layout = layout;
+        assert_eq!(findings(&medium.write(dir.path(), "x")), Vec::<String>::new(), "{layout:?}");
     }
 }
 

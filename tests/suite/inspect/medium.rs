@@ -5,10 +5,12 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use liveiso::format::iso9660::{self, Bios, Options};
+use liveiso::format::iso9660::{self, Options};
 use liveiso::format::{cpio, fat, squashfs};
-use liveiso::plan::Compression;
+use liveiso::plan::{Compression, IsoLayout};
 use liveiso::tree::{Content, Meta, Tree, parse_listing};
+
+use crate::support::{iso_options, isolinux};
 
 pub const RELEASE: &str = "6.1.0-9-686";
 pub const KERNEL: &str = "liveiso/boot/i386/vmlinuz";
@@ -51,6 +53,10 @@ pub struct Medium {
     /// Listing of the root image.
     pub root: String,
     pub volume_id: String,
+    /// Text of /init, in a listing's spelling.
+    pub init: &'static str,
+    pub layout: IsoLayout,
+    pub timestamp: i64,
 }
 
 impl Medium {
@@ -80,6 +86,7 @@ impl Medium {
             esp: esp.into(),
             modules: vec![
                 "cdrom",
+                "dm-mod",
                 "isofs",
                 "loop",
                 "overlay",
@@ -92,6 +99,9 @@ impl Medium {
             builtin: vec!["scsi_mod"],
             root,
             volume_id: "RESCUE".to_string(),
+            init: "#!/bin/sh\\x0amountroot\\x0a",
+            layout: IsoLayout::Hybrid,
+            timestamp: 1_767_225_600,
         }
     }
 
@@ -113,7 +123,7 @@ impl Medium {
     fn initrd(&self) -> Vec<u8> {
         let directory = format!("/lib/modules/{RELEASE}");
         let mut listing =
-            "file /init 0755 0 0 text=#!/bin/sh\nfile /etc/liveiso/id 0644 0 0 text=id\n".to_string();
+            format!("file /init 0755 0 0 text={}\nfile /etc/liveiso/id 0644 0 0 text=id\n", self.init);
         for module in &self.modules {
             listing += &format!("file {directory}/kernel/{module}.ko 0644 0 0 size=1000\n");
         }
@@ -141,8 +151,12 @@ impl Medium {
     }
 
     pub fn esp_image(&self, path: &Path) {
-        let options =
-            fat::Options { label: "LIVEISO_EFI".to_string(), volume_id: 7, timestamp: 1_767_225_600 };
+        let options = fat::Options {
+            label: "LIVEISO_EFI".to_string(),
+            volume_id: 7,
+            timestamp: 1_767_225_600,
+            kind: fat::FatKind::Fat16,
+        };
         let mut image = Vec::new();
         fat::write(&tree(&self.esp), &options, &mut image).unwrap();
         fs::write(path, image).unwrap();
@@ -153,13 +167,9 @@ impl Medium {
         self.esp_image(&dir.join("efiboot.img"));
         let options = Options {
             volume_id: self.volume_id.clone(),
-            publisher: "liveiso".to_string(),
-            application: "rescue 1.0".to_string(),
-            timestamp: 1_767_225_600,
-            volume_date: "2026010103040506".to_string(),
-            disk_guid: "01234567-89ab-4def-8123-456789abcdef".to_string(),
-            bios: Some(Bios { image: "isolinux/isolinux.bin".to_string(), mbr: vec![0xeb; 432] }),
-            efi_image: Some(dir.join("efiboot.img")),
+            timestamp: self.timestamp,
+            layout: self.layout,
+            ..iso_options(dir)
         };
         let out = dir.join(format!("{name}.iso"));
         iso9660::write(&tree(&self.contents(dir)), &options, dir, &out).unwrap_or_else(|e| panic!("{e:#}"));
@@ -195,14 +205,6 @@ pub fn kernel(release: &str) -> Vec<u8> {
     let version = format!("{release} (nobody) #1 SMP\0");
     bytes[0x1200..0x1200 + version.len()].copy_from_slice(version.as_bytes());
     bytes
-}
-
-/// What xorriso takes for an ISOLINUX that isohybrid can start, and lint for one too.
-fn isolinux() -> Vec<u8> {
-    let mut image = vec![0x90; 38_912];
-    image[64..68].copy_from_slice(&[0xfb, 0xc0, 0x78, 0x70]);
-    image[1000..1013].copy_from_slice(b"ISOLINUX 6.04");
-    image
 }
 
 /// Overwrites bytes of a file.
