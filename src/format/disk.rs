@@ -172,7 +172,7 @@ pub fn verify(path: &Path, tree: &Tree, options: &Options) -> Result<()> {
     fat::verify_in(path, u64::from(START) * BLOCK, length, tree)
 }
 
-/// The files of a disk image as [`write`] makes them; `None` for an ISO, hybrid or not.
+/// The files of a disk image as [`write()`] makes them; `None` for an ISO, hybrid or not.
 ///
 /// # Errors
 /// A file that cannot be read, and one that is neither.
