@@ -12,7 +12,7 @@
 //!       /boot/grub/grub.cfg    finds the medium by its marker
 //! ```
 //! GRUB is Debian's prebuilt image for CDs, `gcd*.efi`, with the modules built
-//! in, or, for Secure Boot, Debian's signed chain: see [`secure`]. The kernel and
+//! in, or, for Secure Boot, Debian's signed chain (`secure.rs`). The kernel and
 //! the initramfs are the build's to add.
 
 mod entry;

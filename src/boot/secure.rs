@@ -30,7 +30,7 @@ fn packages(efi: EfiArch) -> (&'static str, &'static str) {
     }
 }
 
-/// The packages of one architecture that [`images`] wants, sorted.
+/// The packages of one architecture with its signed loaders, sorted.
 pub fn signed_packages(arch: Arch, secure: &[EfiArch]) -> Vec<&'static str> {
     let own = secure.iter().filter(|efi| archive(**efi) == arch);
     let mut names: Vec<&str> = own

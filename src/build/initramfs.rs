@@ -13,7 +13,7 @@ use crate::format::squashfs;
 use crate::initramfs::{self, Sizes};
 use crate::inspect::signers;
 use crate::kmod;
-use crate::plan::{Arch, Initramfs, Layout, Package, Plan};
+use crate::plan::{Arch, Initramfs, Layout, Plan};
 use crate::resolve::{Blame, Mistake, Mistakes};
 use crate::source;
 use crate::tree::{Kind, Tree};
@@ -89,7 +89,9 @@ pub fn stage(
         let mut notes = String::new();
         let vmlinuz = kernel_image(&kernel)?;
         if secure_boot {
-            check_signature(plan, arch, &kernel_packages, &vmlinuz, &mut notes)?;
+            let package = kernel_packages.first().map_or("", |package| package.name.as_str());
+            let blame = if arch == plan.arch { Blame::Kernel } else { Blame::SecondKernel };
+            check_signature(package, blame, &vmlinuz, &mut notes)?;
         }
         let image = match root {
             Some(root) => {
@@ -169,39 +171,27 @@ fn kernel_image(tree: &Tree) -> Result<Vec<u8>> {
 /// shim trusts Debian's certificate; any other signer's must be enrolled on every machine.
 const TRUSTED: &str = "Debian Secure Boot CA";
 
-/// Refuses a kernel that no firmware with Secure Boot would start.
-fn check_signature(
-    plan: &Plan,
-    arch: Arch,
-    packages: &[Package],
-    vmlinuz: &[u8],
-    notes: &mut String,
-) -> Result<()> {
-    let name = packages.first().map_or("", |package| package.name.as_str());
-    match signers(vmlinuz) {
+/// Refuses the kernel of a package that no firmware with Secure Boot would start.
+fn check_signature(package: &str, blame: Blame, vmlinuz: &[u8], notes: &mut String) -> Result<()> {
+    let reason = match signers(vmlinuz) {
+        Ok(signers) if signers.iter().any(|signer| signer.issuer == TRUSTED) => return Ok(()),
         Ok(signers) => {
-            if !signers.iter().any(|signer| signer.issuer == TRUSTED) {
-                let names: Vec<&str> = signers.iter().map(|signer| signer.subject.as_str()).collect();
-                notes.push_str(&format!(
-                    "kernel package {name} is signed by {}: under Secure Boot it starts only where that \
-                     certificate was enrolled by MokManager\n",
-                    names.join(", ")
-                ));
-            }
-            Ok(())
+            let names: Vec<&str> = signers.iter().map(|signer| signer.subject.as_str()).collect();
+            notes.push_str(&format!(
+                "kernel package {package} is signed by {}: under Secure Boot it starts only where that \
+                 certificate was enrolled by MokManager\n",
+                names.join(", ")
+            ));
+            return Ok(());
         }
-        Err(reason) => {
-            let help = match name.strip_suffix("-unsigned") {
-                Some(signed) => format!("take `{signed}`, or remove `secure-boot` from [boot]"),
-                None => {
-                    "take one of Debian's signed kernels, or remove `secure-boot` from [boot]".to_string()
-                }
-            };
-            let blame = if arch == plan.arch { Blame::Kernel } else { Blame::SecondKernel };
-            let message = format!("the kernel of package `{name}` {reason}: Secure Boot refuses it");
-            Err(Mistakes(vec![Mistake { blame, message, help }]).into())
-        }
-    }
+        Err(reason) => reason,
+    };
+    let help = match package.strip_suffix("-unsigned") {
+        Some(signed) => format!("take `{signed}`, or remove `secure-boot` from [boot]"),
+        None => "take one of Debian's signed kernels, or remove `secure-boot` from [boot]".to_string(),
+    };
+    let message = format!("the kernel of package `{package}` {reason}: Secure Boot refuses it");
+    Err(Mistakes(vec![Mistake { blame, message, help }]).into())
 }
 
 /// What the initramfs weighs.
@@ -220,4 +210,25 @@ pub fn sizes(output: &StageOutput) -> Result<Sizes> {
 pub fn notes(output: &StageOutput) -> Result<Vec<String>> {
     let text = fs::read_to_string(output.open(NOTES)?).context("reading the notes of the initramfs")?;
     Ok(text.lines().map(str::to_string).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unsigned_kernel_is_refused_by_the_name_of_its_package() {
+        for (package, help) in [
+            ("linux-image-own", "take one of Debian's signed kernels"),
+            ("linux-image-6.1.0-50-686-unsigned", "take `linux-image-6.1.0-50-686`"),
+        ] {
+            let mut notes = String::new();
+            let error = check_signature(package, Blame::Kernel, b"MZ", &mut notes).unwrap_err();
+            let expected = format!(
+                "the kernel of package `{package}` is no EFI program: Secure Boot refuses it; {help}, \
+                 or remove `secure-boot` from [boot]"
+            );
+            assert_eq!((error.to_string(), notes), (expected, String::new()));
+        }
+    }
 }

@@ -77,7 +77,8 @@ fn report_stale(
     diagnostics: &mut Diagnostics,
 ) {
     // A kernel is asked for by its metapackage, which no lock has.
-    let wanted = [&request.root, &request.loaders, &request.initramfs].into_iter().flatten();
+    let foreign = request.foreign.iter().flat_map(|foreign| &foreign.loaders);
+    let wanted = [&request.root, &request.loaders, &request.initramfs].into_iter().flatten().chain(foreign);
     let missing: Vec<&String> = wanted.filter(|name| !lock.contains(name)).collect();
     let place = missing.first().and_then(|name| packages::place_of(profile, name)).or(profile.start.as_ref());
     let message = match missing.as_slice() {

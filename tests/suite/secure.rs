@@ -8,10 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use liveiso::inspect::signers;
 use liveiso::qemu::report::Shell;
 use liveiso::qemu::{Firmware, Guest, Machine, Medium};
 
-use crate::support::{built, oracle, profile};
+use liveiso::tree::Kind;
+
+use crate::kmod::packages;
+use crate::support::{built, liveiso, oracle, profile, ran};
 
 /// The finished ISO of profiles/secure.
 fn secure() -> &'static Path {
@@ -102,4 +106,48 @@ fn two_kernels_on_one_medium_a_64_bit_pc_gets_the_other() {
 fn two_kernels_on_one_medium_secure_boot_gets_the_signed_one() {
     let machine = Machine::new(Firmware::SecureBoot, Medium::Cd);
     assert_eq!(answers(&machine, both(), [ROOT, "uname -m", SECURE_BOOT]), ["overlay", "x86_64", "1"]);
+}
+
+/// The 64-bit kernel is larger than a BIOS with USB 1.1 likes, which is a warning.
+#[test]
+fn media_with_signed_loaders_pass_the_lint() {
+    for image in [secure(), both()] {
+        let (_, stdout, stderr) = ran(liveiso(["inspect", "--lint", "--json"]).arg(image).output().unwrap());
+        let findings: serde_json::Value = serde_json::from_str(&stdout).expect(&stderr);
+        let outcomes = findings.as_array().unwrap().iter();
+        let outcomes = outcomes.map(|f| (f["check"].as_str().unwrap(), f["outcome"].as_str().unwrap()));
+        let passed: Vec<&str> =
+            outcomes.clone().filter(|(_, o)| *o == "pass").map(|(check, _)| check).collect();
+        for check in
+            ["mok-manager", "shim-neighbours", "signed-kernels", "sbat", "loaders-in-iso", "loopback"]
+        {
+            assert!(passed.contains(&check), "{check}: {findings}");
+        }
+        let failed: Vec<_> = outcomes.filter(|(_, outcome)| *outcome == "fail").collect();
+        assert_eq!(failed, [], "{findings}");
+    }
+}
+
+#[test]
+fn a_signature_counts_only_over_the_kernels_own_bytes() {
+    // Where the optional header has its certificate table: of PE32+ and of PE32.
+    for (arch, flavour, table) in [("amd64", "amd64", 144), ("i386", "686", 128)] {
+        let (tree, release) = packages::kernel(arch, flavour);
+        let id = tree.get(format!("boot/vmlinuz-{release}").as_bytes()).unwrap();
+        let Kind::File(content) = &tree.inode(id).kind else { panic!("no file") };
+        let kernel = content.read_all().unwrap();
+        let subjects = |bytes: &[u8]| {
+            let signers = signers(bytes)?;
+            Ok::<_, String>(signers.into_iter().map(|signer| signer.issuer).collect::<Vec<_>>())
+        };
+        assert_eq!(subjects(&kernel), Ok(vec!["Debian Secure Boot CA".to_string()]), "{release}");
+        let mut changed = kernel.clone();
+        changed[kernel.len() / 2] ^= 1;
+        assert_eq!(subjects(&changed), Err("was changed after it was signed".to_string()), "{release}");
+        let mut unsigned = kernel;
+        let header = u32::from_le_bytes(unsigned[0x3c..0x40].try_into().unwrap()) as usize + 24;
+        unsigned[header + table..][..8].fill(0);
+        assert_eq!(subjects(&unsigned), Err("is not signed".to_string()), "{release}");
+    }
+    assert_eq!(signers(b"MZ"), Err("is no EFI program".to_string()));
 }
