@@ -84,10 +84,10 @@ impl Menus<'_> {
         let mut text = format!("#!ipxe\n{}\n", heading(self.about));
         match self.url {
             Some(url) => writeln!(text, "set base {url}/boot.ipxe"),
-            // An address by itself: /init resolves no names.
+            // iPXE before 2020 has no cwuri; the boot file that DHCP names may be a URL by itself.
             None => writeln!(
                 text,
-                "isset ${{cwuri}} && set base ${{cwuri}} || set base tftp://${{next-server}}/boot.ipxe"
+                "isset ${{cwuri}} && set base ${{cwuri}} || set base tftp://${{next-server}}/${{filename}}"
             ),
         }
         .expect("writing to a String");

@@ -31,7 +31,7 @@ const IPXE: &str = "\
 #!ipxe
 # tiny 1.0 i386: kernel, initramfs and image over the network.
 
-isset ${cwuri} && set base ${cwuri} || set base tftp://${next-server}/boot.ipxe
+isset ${cwuri} && set base ${cwuri} || set base tftp://${next-server}/${filename}
 
 :menu
 menu tiny 1.0 i386

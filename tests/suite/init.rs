@@ -96,6 +96,30 @@ fn words_of_the_command_line() {
     }
 }
 
+/// What the menus of a network boot say, with what DHCP said.
+#[test]
+fn the_place_of_the_image_is_found_from_what_loaders_know() {
+    let dir = TempDir::new().unwrap();
+    for (told, dhcp, expected) in [
+        ("http://192.0.2.1/live/", "", "http://192.0.2.1/live"),
+        ("http://192.0.2.1:81/live/boot.ipxe", "", "http://192.0.2.1:81/live"),
+        ("tftp://192.0.2.2/live/boot.ipxe", "", "tftp://192.0.2.2/live"),
+        ("tftp://192.0.2.2/http://192.0.2.1/boot.ipxe", "", "http://192.0.2.1"),
+        ("tftp:", "192.0.2.2 pxelinux.0", "tftp://192.0.2.2"),
+        ("tftp:", "192.0.2.2 /a/b/pxelinux.0", "tftp://192.0.2.2/a/b"),
+        ("tftp:", "192.0.2.2", "tftp://192.0.2.2"),
+        ("tftp:", "", "failed: DHCP names no boot server: write liveiso.net=tftp://ADDRESS/DIR"),
+    ] {
+        let command = format!(
+            "mkdir -p \"$LIVE\"; echo {} >\"$LIVE/server\"; opt_net={}; \
+             . \"$LIBRARY/network.sh\"; find_base && echo \"$base\" || echo \"failed: $verdict\"",
+            quoted(dhcp),
+            quoted(told)
+        );
+        assert_eq!(in_init(dir.path(), &command), format!("{expected}\n"), "{told} {dhcp}");
+    }
+}
+
 #[test]
 fn options_and_their_other_spellings() {
     let dir = TempDir::new().unwrap();

@@ -40,6 +40,8 @@ fetch_image() {
 # Sets $base to the URL of what the medium holds.
 find_base() {
 	local server file
+	# What boot.ipxe makes of a boot file that is a URL itself.
+	case $opt_net in tftp://*/http://*) opt_net=http://${opt_net#*/http://} ;; esac
 	case $opt_net in
 	tftp:)
 		read -r server file <"$LIVE/server" 2>/dev/null
