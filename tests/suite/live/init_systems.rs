@@ -78,7 +78,6 @@ fn systemd_is_handed_over_to_and_ejects() {
 
 /// Its scripts are left out but for the last one, which is ours.
 #[test]
-#[ignore = "not yet seen to pass; a configured sysvinit root was booted by hand, and ejects"]
 fn sysvinit_is_handed_over_to_and_ejects() {
     let dir = tempfile::tempdir().unwrap();
     let inittab = "id:2:initdefault:\nma:2:once:/etc/marker\nl0:0:wait:/usr/bin/busybox env INIT_HALT=HALT /etc/init.d/halt stop\n";
