@@ -87,7 +87,7 @@ fn ventoy_archive(first_sector: u64, sectors: u64) -> Vec<u8> {
     target.extend(b"linear\0\0\0\0\0\0\0\0\0\0");
     target.extend(format!("/dev/vda {first_sector}\0").bytes());
     let start = "#!/bin/busybox sh\n\
-        sed -i '/^mountroot$/i\\/bin/busybox sh /ventoy/hook.sh\\nexport LIVEMEDIA=/dev/mapper/ventoy LIVE_MEDIA=/dev/mapper/ventoy' /init\n\
+        /bin/busybox sed -i '/^mountroot$/i\\/bin/busybox sh /ventoy/hook.sh\\nexport LIVEMEDIA=/dev/mapper/ventoy LIVE_MEDIA=/dev/mapper/ventoy' /init\n\
         exec /init\n";
     let hook = "until [ -b /dev/vda ]; do sleep 0.2; done\n\
         insmod $(find /lib/modules -name dm-mod.ko)\n\
@@ -115,7 +115,6 @@ fn ventoy_archive(first_sector: u64, sectors: u64) -> Vec<u8> {
 
 /// An ISO file on exFAT as Ventoy hands it over: a device of its own, made by a hook in /init.
 #[test]
-#[ignore = "the hook's device is not used: not yet understood"]
 fn ventoy_hands_over_its_device() {
     let dir = tempfile::tempdir().unwrap();
     let medium = Unpacked::of(tiny());
