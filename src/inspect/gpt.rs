@@ -60,7 +60,8 @@ impl Gpt {
 pub(super) fn read(file: &File) -> Option<Gpt> {
     let header = block(file, 1).filter(|header| header.starts_with(b"EFI PART"))?;
     let header_length = u32_at(&header, 12) as usize;
-    let mut zeroed = header.get(..header_length).unwrap_or(&header).to_vec();
+    let is_plausible = (92..=BLOCK as usize).contains(&header_length);
+    let mut zeroed = header[..if is_plausible { header_length } else { header.len() }].to_vec();
     zeroed[16..20].fill(0);
     let (count, size) = (u32_at(&header, 80), u32_at(&header, 84));
     let bounded = count <= MAX_ENTRIES && (128..=MAX_ENTRY).contains(&size);
@@ -69,7 +70,7 @@ pub(super) fn read(file: &File) -> Option<Gpt> {
     let is_read = at.is_some_and(|at| file.read_exact_at(&mut entries, at).is_ok());
     let checksums = bounded
         && is_read
-        && (92..=BLOCK as usize).contains(&header_length)
+        && is_plausible
         && crc(&zeroed) == u32_at(&header, 16)
         && crc(&entries) == u32_at(&header, 88);
     let partitions: Vec<GptPartition> = match size {
@@ -138,4 +139,24 @@ fn guid(b: &[u8]) -> String {
         b[8],
         b[9]
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// Found by fuzzing: a header shorter than its own checksum's place.
+    #[test]
+    fn headers_of_any_length_are_read() {
+        for length in [0_u32, 15, 16, 19, 20, 91, 92, 512, 513, u32::MAX] {
+            let mut file = tempfile::tempfile().unwrap();
+            let mut header = [0; 1024];
+            header[512..520].copy_from_slice(b"EFI PART");
+            header[524..528].copy_from_slice(&length.to_le_bytes());
+            file.write_all(&header).unwrap();
+            assert!(!read(&file).unwrap().is_valid(), "{length}");
+        }
+    }
 }
