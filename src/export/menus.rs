@@ -29,8 +29,11 @@ pub(super) struct Menus<'m> {
     pub url: Option<&'m str>,
 }
 
+/// Words of the command line that mean something only where there is a medium: without one the image is
+/// copied to RAM anyway, and its digest compared.
+const OF_A_MEDIUM: [&str; 3] = ["toram", "persistence", "verify"];
+
 /// The entries of the medium's menu that start its own kernel; of several menus the first that has any.
-/// Copying to RAM is what a machine without a medium does anyway.
 pub(super) fn starts(entries: &[MenuEntry], install_dir: &str) -> Vec<Start> {
     let ours = format!("/{install_dir}/boot/");
     for config in ["/boot/grub/grub.cfg", "/isolinux/isolinux.cfg"] {
@@ -39,7 +42,9 @@ pub(super) fn starts(entries: &[MenuEntry], install_dir: &str) -> Vec<Start> {
             .filter(|entry| entry.config == config && entry.kernel.starts_with(&ours))
             // What is behind a variable is not to be known here.
             .filter(|entry| !entry.kernel.contains('$'))
-            .filter_map(|entry| start(entry).filter(|start| !start.has_word("toram")))
+            .filter_map(|entry| {
+                start(entry).filter(|start| !OF_A_MEDIUM.iter().any(|word| start.has_word(word)))
+            })
             .collect();
         if !found.is_empty() {
             return found;
@@ -184,13 +189,15 @@ mod tests {
     }
 
     #[test]
-    fn starts_are_the_mediums_own_without_copying_to_ram() {
+    fn starts_are_the_mediums_own_but_for_those_that_need_it() {
         let kernel = "/liveiso/boot/i386/vmlinuz";
         let grub = "/boot/grub/grub.cfg";
         let entries = [
             entry("/isolinux/isolinux.cfg", kernel, "quiet"),
             entry(grub, kernel, "quiet $loopback"),
             entry(grub, kernel, "quiet toram $loopback"),
+            entry(grub, kernel, "persistence"),
+            entry(grub, kernel, "quiet verify"),
             MenuEntry { initrds: Vec::new(), ..entry(grub, "/liveiso/boot/memtest.bin", "") },
             entry(grub, "/other/vmlinuz", ""),
             entry(grub, "/liveiso/boot/$arch/vmlinuz", ""),
