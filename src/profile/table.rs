@@ -217,7 +217,7 @@ impl<'i, 'd> Table<'i, 'd> {
             let (close, home) = (closest(&name, known.iter().copied()), home_of(&name));
             // A long list hides the one word that matters.
             let message = match close.is_some() || home.is_some() {
-                true if known.len() > 6 => format!("unknown field `{name}`"),
+                true if known.len() > 8 => format!("unknown field `{name}`"),
                 _ => format!("unknown field `{name}`, expected {}", alternatives(known)),
             };
             let diagnostic = self.diagnostics.error(&Place::new(self.file, entry.key), message);

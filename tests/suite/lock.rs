@@ -421,9 +421,10 @@ fn liveiso(network: bool, dir: &Path, arguments: &[&str]) -> (Option<i32>, Strin
         .output()
         .unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
-    // Every build says what its initramfs takes.
-    let said: String =
-        stderr.lines().filter(|l| !l.starts_with("initramfs: ")).map(|l| format!("{l}\n")).collect();
+    // Every build says what its initramfs takes and what a firmware reads.
+    let figures = ["initramfs: ", "firmware reads "];
+    let is_figure = |line: &str| figures.iter().any(|start| line.starts_with(start));
+    let said: String = stderr.lines().filter(|line| !is_figure(line)).map(|line| format!("{line}\n")).collect();
     (output.status.code(), said)
 }
 
