@@ -424,7 +424,8 @@ fn liveiso(network: bool, dir: &Path, arguments: &[&str]) -> (Option<i32>, Strin
     // Every build says what its initramfs takes and what a firmware reads.
     let figures = ["initramfs: ", "firmware reads "];
     let is_figure = |line: &str| figures.iter().any(|start| line.starts_with(start));
-    let said: String = stderr.lines().filter(|line| !is_figure(line)).map(|line| format!("{line}\n")).collect();
+    let said: String =
+        stderr.lines().filter(|line| !is_figure(line)).map(|line| format!("{line}\n")).collect();
     (output.status.code(), said)
 }
 
