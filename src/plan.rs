@@ -2,6 +2,7 @@
 //! pinned by digest. The build reads nothing else of the user's wishes, and
 //! `liveiso plan` prints exactly this as JSON.
 
+mod description;
 mod initramfs;
 mod root;
 
@@ -10,7 +11,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use initramfs::{DescriptionEntry, DescriptionKind, Hook, HookStage, Initramfs, Layout, Microcode};
+use description::described_files;
+pub use description::{DescriptionEntry, DescriptionKind};
+pub use initramfs::{Hook, HookStage, Initramfs, Layout, Microcode};
 pub use root::{Compression, FilePermission, Root, RootFormat, RootImage, RootMode};
 
 /// The resolved build.
@@ -313,8 +316,10 @@ impl Plan {
             OverlayEntry::File { content, .. } => Some(content),
             _ => None,
         });
+        let root_files = described_files(&mut plan.root.description);
         let initramfs_files = plan.initramfs.input_files_mut();
-        for file in overlay_files.chain(plan.efiboot.values_mut()).chain(initramfs_files) {
+        let boot_files = plan.efiboot.values_mut();
+        for file in overlay_files.chain(boot_files).chain(root_files).chain(initramfs_files) {
             file.path = None;
         }
         plan.budget = Budget::default();

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::SOURCE_DIGEST;
+use super::description;
 use super::root::digests;
 use crate::cache::{Cache, StageOutput};
 use crate::format::squashfs;
@@ -124,7 +125,7 @@ fn searching(
         initramfs::base_tree(plan, kernel, packages, initramfs::INIT).context("making the initramfs tree")?;
     initramfs::add_programs(plan, programs, &mut tree)?;
     initramfs::add_hooks(plan, &mut tree)?;
-    initramfs::add_description(plan, &mut tree)?;
+    describe(plan, &mut tree)?;
     initramfs::check_kernel(plan, arch, kernel, &tree)
         .context("comparing the kernel with what the image needs")?;
     let compression = plan.initramfs.compression;
@@ -136,6 +137,10 @@ fn searching(
     let mut packed = initramfs::pack(&loader, compression).context("packing the initramfs")?;
     (packed.sizes.modules, packed.sizes.squashed) = (modules, squashed);
     Ok(packed)
+}
+
+fn describe(plan: &Plan, tree: &mut Tree) -> Result<()> {
+    description::add(&plan.initramfs.description, "initramfs description", plan.timestamp, tree)
 }
 
 /// The root as it is in its image.
@@ -152,7 +157,7 @@ fn resident(
     for path in initramfs::make_resident(plan, &mut tree)? {
         notes.push_str(&format!("{path} lost its capabilities: an initramfs has no extended attributes\n"));
     }
-    initramfs::add_description(plan, &mut tree)?;
+    describe(plan, &mut tree)?;
     initramfs::check_kernel(plan, plan.arch, kernel, &tree)
         .context("comparing the kernel with what the image needs")?;
     initramfs::pack(&tree, plan.initramfs.compression).context("packing the initramfs")

@@ -12,6 +12,7 @@
 //! cache keeps under the digest of its inputs; a hit never changes a byte.
 
 pub mod base;
+mod description;
 pub mod disk;
 mod init_system;
 pub mod initramfs;

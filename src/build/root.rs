@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::init_system::InitSystem;
-use super::{SOURCE_DIGEST, base};
+use super::{SOURCE_DIGEST, base, description};
 use crate::cache::{Cache, StageOutput};
 use crate::format::erofs;
 use crate::format::squashfs::{self, BlockCache};
@@ -54,7 +54,7 @@ pub fn stage(plan: &Plan, identity: &Plan, cache: &Cache, jobs: NonZeroUsize) ->
         arch: plan.arch.debian_name(),
         timestamp: plan.timestamp,
         names: [&plan.iso_name, &plan.iso_version],
-        root: &plan.root,
+        root: &identity.root,
         installer: match plan.root.mode {
             RootMode::Configured => Some(source::installer()?),
             RootMode::Unpacked => None,
@@ -104,6 +104,7 @@ fn tree(plan: &Plan, cache: &Cache) -> Result<(Tree, String)> {
         let overlay = selected.as_ref().unwrap_or(overlay);
         lay_over(&mut tree, overlay).with_context(|| format!("laying {} over the root", overlay.origin))?;
     }
+    description::add(&plan.root.description, "root description", plan.timestamp, &mut tree)?;
     init.complete(&mut tree)?;
     describe(&mut tree, plan)?;
     let missing = set_permissions(&mut tree, &plan.root.file_permissions);

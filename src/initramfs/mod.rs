@@ -12,7 +12,6 @@
 //! modprobe reads.
 
 mod base;
-mod description;
 mod hooks;
 mod ioctl;
 mod kernel_config;
@@ -27,7 +26,6 @@ mod sizes;
 mod squashed;
 
 pub use base::base_tree;
-pub use description::add_description;
 pub use hooks::add_hooks;
 pub use ioctl::ioctl_program;
 pub use kernel_config::check_kernel;

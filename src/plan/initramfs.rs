@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Compression, InputFile};
+use super::{Compression, DescriptionEntry, InputFile, described_files};
 
 /// What goes into the initramfs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -92,68 +92,15 @@ pub enum Microcode {
     },
 }
 
-/// One line of a gen_init_cpio description.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct DescriptionEntry {
-    /// Path without leading slash.
-    pub name: String,
-    /// The twelve permission bits.
-    pub mode: u16,
-    /// Numeric owner.
-    pub uid: u32,
-    /// Numeric group.
-    pub gid: u32,
-    /// Type and content.
-    #[serde(flatten)]
-    pub kind: DescriptionKind,
-}
-
-/// The types of a gen_init_cpio description, in its words.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "type")]
-pub enum DescriptionKind {
-    /// A directory.
-    Dir,
-    /// A regular file.
-    File {
-        /// Its bytes.
-        content: InputFile,
-        /// More names of the same file.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        links: Vec<String>,
-    },
-    /// A device node.
-    Nod {
-        /// Whether it is a block device; else a character device.
-        block: bool,
-        /// Driver.
-        major: u32,
-        /// Unit.
-        minor: u32,
-    },
-    /// A symbolic link.
-    Slink {
-        /// Target as written.
-        target: String,
-    },
-    /// A named pipe.
-    Pipe,
-    /// A Unix socket.
-    Sock,
-}
-
 impl Initramfs {
     /// Every file of the profile that goes in.
     pub(super) fn input_files_mut(&mut self) -> impl Iterator<Item = &mut InputFile> {
-        let described = self.description.iter_mut().filter_map(|entry| match &mut entry.kind {
-            DescriptionKind::File { content, .. } => Some(content),
-            _ => None,
-        });
         let microcode = match &mut self.microcode {
             Some(Microcode::Files { files }) => files.as_mut_slice(),
             _ => &mut [],
         };
-        described.chain(microcode).chain(self.hooks.iter_mut().map(|hook| &mut hook.content))
+        described_files(&mut self.description)
+            .chain(microcode)
+            .chain(self.hooks.iter_mut().map(|hook| &mut hook.content))
     }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::DescriptionEntry;
+
 /// How the root tree is made and written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -12,6 +14,9 @@ pub struct Root {
     pub mode: RootMode,
     /// Path patterns (globs against `/path`) removed after the packages, before the overlays.
     pub exclude: Vec<String>,
+    /// Files that gen_init_cpio's description lays over the overlays, in its order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub description: Vec<DescriptionEntry>,
     /// Owner and mode by path, archiso's `file_permissions`.
     pub file_permissions: BTreeMap<String, FilePermission>,
     /// The image.

@@ -67,6 +67,7 @@ pub struct DebianTable {
 pub struct RootTable {
     pub mode: Option<Text>,
     pub exclude: Option<Spanned<Vec<Text>>>,
+    pub description: Option<Text>,
     pub format: Option<Text>,
     pub compression: Option<Text>,
     pub level: Option<Spanned<i64>>,
@@ -251,6 +252,7 @@ fn root_table(table: &mut Table) -> RootTable {
     RootTable {
         mode: table.string("mode"),
         exclude: table.strings("exclude"),
+        description: table.string("description"),
         format: table.string("format"),
         compression: table.string("compression"),
         level: table.integer("level"),

@@ -38,7 +38,7 @@ const KEYS: &[(&str, &[&str])] = &[
         ],
     ),
     ("debian", &["suite", "mirror", "security-mirror", "components", "security", "updates"]),
-    ("root", &["mode", "exclude", "format", "compression", "level", "block-size", "verity"]),
+    ("root", &["mode", "exclude", "description", "format", "compression", "level", "block-size", "verity"]),
     ("kernel", &["package", "amd64"]),
     ("kernel.amd64", &["package", "suite"]),
     (

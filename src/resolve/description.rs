@@ -1,4 +1,4 @@
-//! `initramfs.description`: files in the words of the kernel's
+//! `root.description` and `initramfs.description`: files in the words of the kernel's
 //! `usr/gen_init_cpio.c`, the format behind CONFIG_INITRAMFS_SOURCE.
 //!
 //! ```text
@@ -13,7 +13,7 @@
 //! for in the profile, not in the current directory; `${VARIABLE}` in them is
 //! refused, because a build does not depend on the environment; missing
 //! directories are made instead of the kernel dropping what is in them; what
-//! liveiso itself puts there cannot be replaced.
+//! liveiso itself puts into an initramfs cannot be replaced.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
@@ -33,10 +33,19 @@ const TYPES: [(&str, &str); 6] = [
     ("pipe", "NAME MODE UID GID"),
     ("sock", "NAME MODE UID GID"),
 ];
-/// Directories /init and the kernel rely on.
+/// Whose files a description adds to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// Replaces what packages and overlays brought.
+    Root,
+    /// Adds to what /init needs.
+    Initramfs,
+}
+
+/// Directories of an initramfs that /init and the kernel rely on.
 const DIRECTORIES: [&str; 12] =
     ["bin", "dev", "etc", "etc/liveiso", "lib", "newroot", "proc", "run", "sbin", "squash", "sys", "tmp"];
-/// Files and whole directories that are liveiso's own.
+/// Its files and whole directories that are liveiso's own.
 const OURS: [&str; 11] = [
     ".complete",
     "bin/busybox",
@@ -55,6 +64,7 @@ const OURS: [&str; 11] = [
 pub(super) fn description(
     dir: &Path,
     written: Option<&Text>,
+    whose: Whose,
     diagnostics: &mut Diagnostics,
 ) -> Vec<DescriptionEntry> {
     let Some(written) = written else { return Vec::new() };
@@ -67,7 +77,7 @@ pub(super) fn description(
     };
     let Some(text) = read_text(&path, diagnostics) else { return Vec::new() };
     let file = diagnostics.add_file(&path, text.clone());
-    let (entries, errors) = parse(&text, |source| pin(dir, source));
+    let (entries, errors) = parse(&text, whose, |source| pin(dir, source));
     for LineError { start, end, message, help } in errors {
         diagnostics.error(&Place::new(file, start..end), message).help(help);
     }
@@ -133,6 +143,7 @@ struct LineError {
 
 fn parse(
     text: &str,
+    whose: Whose,
     pin: impl Fn(&str) -> Result<InputFile, Refusal>,
 ) -> (Vec<DescriptionEntry>, Vec<LineError>) {
     let (mut entries, mut errors) = (Vec::new(), Vec::new());
@@ -141,7 +152,7 @@ fn parse(
     for (number, line) in text.split_inclusive('\n').enumerate() {
         let content = line.trim_end();
         if !content.is_empty() && !content.starts_with('#') {
-            let entry = entry(content, &pin).and_then(|entry| {
+            let entry = entry(content, whose, &pin).and_then(|entry| {
                 remember(&entry, number + 1, &mut known)?;
                 Ok(entry)
             });
@@ -197,7 +208,11 @@ fn word(kind: &DescriptionKind) -> &'static str {
     }
 }
 
-fn entry(line: &str, pin: impl Fn(&str) -> Result<InputFile, Refusal>) -> Result<DescriptionEntry, Refusal> {
+fn entry(
+    line: &str,
+    whose: Whose,
+    pin: impl Fn(&str) -> Result<InputFile, Refusal>,
+) -> Result<DescriptionEntry, Refusal> {
     let words: Vec<&str> = line.split_ascii_whitespace().collect();
     let Some((&kind, operands)) = words.split_first() else {
         return Err(("the line is empty".to_string(), String::new()));
@@ -219,12 +234,12 @@ fn entry(line: &str, pin: impl Fn(&str) -> Result<InputFile, Refusal>) -> Result
             (name, device(class, major, minor)?, [*mode, *uid, *gid])
         }
         ("file", [name, source, mode, uid, gid, links @ ..]) => {
-            let links = links.iter().map(|link| legal_name(link, false)).collect::<Result<_, _>>()?;
+            let links = links.iter().map(|link| legal_name(link, false, whose)).collect::<Result<_, _>>()?;
             (name, DescriptionKind::File { content: pin(source)?, links }, [*mode, *uid, *gid])
         }
         _ => return Err(wrong()),
     };
-    let name = legal_name(name, matches!(kind, DescriptionKind::Dir))?;
+    let name = legal_name(name, matches!(kind, DescriptionKind::Dir), whose)?;
     Ok(DescriptionEntry { name, mode: octal(mode)?, uid: id(uid)?, gid: id(gid)?, kind })
 }
 
@@ -233,13 +248,16 @@ fn three<'w>(words: &[&'w str]) -> Option<[&'w str; 3]> {
 }
 
 /// The path without leading slash, if it may be there.
-fn legal_name(written: &str, is_dir: bool) -> Result<String, Refusal> {
+fn legal_name(written: &str, is_dir: bool, whose: Whose) -> Result<String, Refusal> {
     let names = components(written.as_bytes())
-        .map_err(|error| (error.to_string(), "write an absolute path of the initramfs".to_string()))?;
+        .map_err(|error| (error.to_string(), "write an absolute path of the system".to_string()))?;
     let name: Vec<_> = names.iter().map(|name| String::from_utf8_lossy(name.as_bytes())).collect();
     let name = name.join("/");
     if name.is_empty() {
         return Err(("the root itself cannot be changed".to_string(), "name something in it".to_string()));
+    }
+    if whose == Whose::Root {
+        return Ok(name);
     }
     let is_ours = |ours: &&&str| name == ***ours || name.starts_with(&format!("{ours}/"));
     if OURS.iter().any(|ours| is_ours(&ours)) {
@@ -298,7 +316,7 @@ mod tests {
         let text = "# a comment\n\n  \ndir /data 0755 0 0\nfile /data/a src/a 4644 1 2 /data/b data/c\n\
                     nod /dev/sda 660 0 6 b 8 0\nnod /dev/null 0666 0 0 c 1 3\nslink\t/x\t../y 777 0 0\n\
                     pipe p 600 0 0\nsock /s 600 0 0";
-        let (entries, errors) = parse(text, fake);
+        let (entries, errors) = parse(text, Whose::Initramfs, fake);
         assert_eq!(errors, []);
         let entry = |name: &str, mode, uid, gid, kind| DescriptionEntry {
             name: name.to_string(),
@@ -348,11 +366,11 @@ mod tests {
             ("dir /a 755 0 0\ndir a 700 0 0", "`/a` is in line 1 already"),
             ("pipe /a 755 0 0\nfile /a/b x 644 0 0", "`/a/b` is below `/a`, which is a pipe in line 1"),
         ] {
-            let (_, errors) = parse(text, fake);
+            let (_, errors) = parse(text, Whose::Initramfs, fake);
             let messages: Vec<&str> = errors.iter().map(|e| e.message.as_str()).collect();
             assert_eq!(messages, [message], "{text}");
         }
-        let (_, errors) = parse("dir /a 755 0 0\nbad\n", fake);
+        let (_, errors) = parse("dir /a 755 0 0\nbad\n", Whose::Initramfs, fake);
         assert_eq!((errors[0].start, errors[0].end), (15, 18));
     }
 }

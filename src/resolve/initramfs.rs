@@ -4,7 +4,7 @@ use std::path::Path;
 
 use globset::GlobBuilder;
 
-use super::description::{self, pin};
+use super::description::{self, Whose, pin};
 use super::hooks;
 use super::value::{bytes_of, choose, without_duplicates};
 use crate::diagnostic::{Diagnostics, Spanned};
@@ -54,7 +54,7 @@ pub(super) fn initramfs(
             .unwrap_or(Compression::Xz),
         modules: with_defaults(defaults.required, required),
         optional_modules: with_defaults(optional_defaults, optional),
-        description: description::description(dir, table.description.as_ref(), diagnostics),
+        description: description::description(dir, table.description.as_ref(), Whose::Initramfs, diagnostics),
         microcode: microcode(dir, table.microcode.as_ref(), diagnostics),
         programs: hooks::programs(table.programs.as_ref(), diagnostics),
         hooks: hooks::hooks(dir, &table.hooks, layout.unwrap_or_default(), diagnostics),

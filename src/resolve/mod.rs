@@ -239,7 +239,7 @@ fn draft(dir: &Path, options: &Options, diagnostics: &mut Diagnostics) -> Option
     let overlays = overlay::overlays(dir, options.airootfs, diagnostics);
     let file_permissions = permissions::file_permissions(&profile, &overlays, diagnostics);
     let boot_order = boot_order::boot_order(dir, diagnostics);
-    let root = root::root(&profile.root, mode, file_permissions, boot_order, diagnostics);
+    let root = root::root(dir, &profile.root, mode, file_permissions, boot_order, diagnostics);
     let mut initramfs = initramfs::initramfs(dir, &profile, root.image.format, diagnostics);
     initramfs::for_verity(&profile.root, &mut initramfs, diagnostics);
     let mut boot = boot::boot(&profile, diagnostics);

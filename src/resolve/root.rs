@@ -1,9 +1,11 @@
 //! `[root]`: how the root tree is made and written.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use globset::GlobBuilder;
 
+use super::description::{self, Whose};
 use super::image::image;
 use super::value::choose;
 use crate::diagnostic::Diagnostics;
@@ -17,6 +19,7 @@ pub(super) fn mode(table: &RootTable, diagnostics: &mut Diagnostics) -> RootMode
 }
 
 pub(super) fn root(
+    dir: &Path,
     table: &RootTable,
     mode: RootMode,
     file_permissions: BTreeMap<String, FilePermission>,
@@ -27,6 +30,7 @@ pub(super) fn root(
     Root {
         mode,
         exclude: exclude.iter().filter_map(|pattern| pattern_of(pattern, diagnostics)).collect(),
+        description: description::description(dir, table.description.as_ref(), Whose::Root, diagnostics),
         file_permissions,
         image: image(table, diagnostics),
         boot_order,

@@ -14,7 +14,7 @@ use liveiso::tree::{Content, Kind, Tree, parse_listing};
 use tempfile::TempDir;
 
 use crate::boot::boots;
-use crate::support::{built, oracle, profile};
+use crate::support::{built, oracle, tiny_variant};
 
 const FILES: &str = "\
 dir /.disk 0755 0 0
@@ -250,10 +250,8 @@ fn built_with_gpt() -> &'static (PathBuf, String) {
     static BUILT: OnceLock<(PathBuf, String)> = OnceLock::new();
     BUILT.get_or_init(|| {
         let dir = TempDir::new().unwrap();
-        let text = fs::read_to_string(profile("tiny").join("profile.toml")).unwrap();
         let keys = "iso-layout = \"gpt\"\ndisk-image = \"gpt\"\narch = ";
-        fs::write(dir.path().join("profile.toml"), text.replacen("arch = ", keys, 1)).unwrap();
-        oracle("cp", &["-r", profile("tiny").join("airootfs").to_str().unwrap(), "."], dir.path());
+        tiny_variant(dir.path(), |text| text.replacen("arch = ", keys, 1));
         built(dir.path(), "gpt")
     })
 }

@@ -13,16 +13,12 @@ use liveiso::qemu::report::Shell;
 use liveiso::qemu::{Firmware, Guest, Machine, Medium};
 
 use crate::boot::{MOST_SHMEM_KB, boots};
-use crate::support::{Ran, built, liveiso, profile, ran};
+use crate::support::{self, Ran, built, liveiso, profile, ran};
 
 /// A profile with the root of profiles/tiny and this instead of its [initramfs].
 fn tiny_with(initramfs: &str, files: &[(&str, &[u8])]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let text = fs::read_to_string(profile("tiny").join("profile.toml")).unwrap();
-    let (root, _) = text.split_once("# The default set").unwrap();
-    fs::write(dir.path().join("profile.toml"), format!("{root}{initramfs}")).unwrap();
-    let overlay = Tool::new("cp", "tests").unwrap().args(["-r"]).arg(profile("tiny").join("airootfs"));
-    overlay.arg(dir.path()).output().unwrap();
+    support::tiny_with(dir.path(), initramfs);
     for (name, bytes) in files {
         let path = dir.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -57,7 +53,10 @@ fn squashed() -> &'static (PathBuf, String) {
     IMAGE.get_or_init(|| {
         let initramfs = "[initramfs]\nlayout = \"squashed\"\ndescription = \"files/list\"\n\
                          microcode = [\"files/06-08-03\"]\n\n[budget]\ninitramfs = \"4M\"\nmemory = \"37M\"\n";
-        let files: [(&str, &[u8]); 3] = [
+        let applets = fs::read_to_string(profile("tiny").join("applets")).unwrap();
+        let root = format!("{applets}{DESCRIPTION}nod /data/sda 0660 0 6 b 8 0\n");
+        let files: [(&str, &[u8]); 4] = [
+            ("applets", root.as_bytes()),
             ("files/list", DESCRIPTION.as_bytes()),
             ("files/greeting", b"hello\n"),
             ("files/06-08-03", &microcode()),
@@ -164,31 +163,47 @@ fn the_description_is_what_other_tools_list() {
     let dir = tempfile::tempdir().unwrap();
     let image = dir.path().join("root.sfs");
     fs::write(&image, content.read_all().unwrap()).unwrap();
-    let text = Tool::new("unsquashfs", "tests").unwrap().args(["-llnumeric", "-d", ""]).arg(&image);
+    assert_eq!(described(&image), DESCRIBED);
+}
+
+#[test]
+fn the_root_can_be_described_too() {
+    let (image, _) = squashed();
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root.sfs");
+    fs::write(&root, extracted(image, "/liveiso/i386/airootfs.sfs")).unwrap();
+    let mut expected = DESCRIBED.to_vec();
+    expected.insert(6, "brw-rw---- 0/6 8,0 /data/sda");
+    assert_eq!(described(&root), expected);
+}
+
+/// [`DESCRIPTION`] as [`described`] shows it.
+const DESCRIBED: [&str; 8] = [
+    "drwxr-xr-x 0/0 - /data",
+    "-rwsr-xr-x 10/20 6 /data/again",
+    "drwx------ 1/2 - /data/empty",
+    "-rwsr-xr-x 10/20 6 /data/greeting",
+    "lrwxrwxrwx 0/0 14 /data/link -> ../bin/busybox",
+    "prw------- 0/0 0 /data/pipe",
+    "srw------- 0/0 0 /data/sock",
+    "-rw-r--r-- 0/0 6 /usr/share/made",
+];
+
+/// What unsquashfs lists of the description, without the times.
+fn described(image: &Path) -> Vec<String> {
+    let text = Tool::new("unsquashfs", "tests").unwrap().args(["-llnumeric", "-d", ""]).arg(image);
     let text = String::from_utf8(text.output().unwrap()).unwrap();
     // Mode, owner, size, date, time, path; a directory's size is squashfs's own affair.
-    let described = text.lines().filter(|line| line.contains(" /data") || line.contains(" /usr/share/"));
-    let squeezed: Vec<String> = described
+    let described = text.lines().filter(|line| line.contains(" /data") || line.ends_with(" /usr/share/made"));
+    described
         .map(|line| {
+            // unsquashfs sets the two numbers of a device apart.
+            let line = line.replacen(",  ", ",", 1);
             let words: Vec<&str> = line.split_whitespace().collect();
             let size = if line.starts_with('d') { "-" } else { words[2] };
             format!("{} {} {size} {}", words[0], words[1], words[5..].join(" "))
         })
-        .collect();
-    assert_eq!(
-        squeezed,
-        [
-            "drwxr-xr-x 0/0 - /data",
-            "-rwsr-xr-x 10/20 6 /data/again",
-            "drwx------ 1/2 - /data/empty",
-            "-rwsr-xr-x 10/20 6 /data/greeting",
-            "lrwxrwxrwx 0/0 14 /data/link -> ../bin/busybox",
-            "prw------- 0/0 0 /data/pipe",
-            "srw------- 0/0 0 /data/sock",
-            "-rw-r--r-- 0/0 6 /usr/share/made",
-        ],
-        "{text}"
-    );
+        .collect()
 }
 
 #[test]
@@ -272,43 +287,43 @@ fn what_only_the_build_can_see_points_into_the_profile() {
             format!("{modules}modules = [\"loop\", \"sqashfs\"]\n"),
             ("", ""),
             "error: kernel VERSION has no module `sqashfs`\n\
-             --> P/profile.toml:27:20\n   |\n\
-             27 | modules = [\"loop\", \"sqashfs\"]\n   |                    ^^^^^^^^^\n   |\n   \
+             --> P/profile.toml:28:20\n   |\n\
+             28 | modules = [\"loop\", \"sqashfs\"]\n   |                    ^^^^^^^^^\n   |\n   \
              = help: did you mean `squashfs`?",
         ),
         (
             format!("{modules}modules = [\"loop\", \"squashfs\", \"isofs\"]\n"),
             ("", ""),
             "error: the initramfs lacks the module `overlay` (CONFIG_OVERLAY_FS=m), which the live root needs\n\
-             --> P/profile.toml:27:11\n   |\n\
-             27 | modules = [\"loop\", \"squashfs\", \"isofs\"]\n   |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^\n   |\n   \
+             --> P/profile.toml:28:11\n   |\n\
+             28 | modules = [\"loop\", \"squashfs\", \"isofs\"]\n   |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^\n   |\n   \
              = help: add `overlay` to `modules` under [initramfs]",
         ),
         (
             "[budget]\ninitramfs = \"1M\"\n".to_string(),
             ("", ""),
             "error: the initramfs is SIZE MiB, beyond the budget of 1.0 MiB\n\
-             --> P/profile.toml:26:13\n   |\n\
-             26 | initramfs = \"1M\"\n   |             ^^^^\n   |\n   \
+             --> P/profile.toml:27:13\n   |\n\
+             27 | initramfs = \"1M\"\n   |             ^^^^\n   |\n   \
              = help: name fewer modules or a larger `initramfs` under [budget] (initramfs: FIGURES)",
         ),
         (
             "[budget]\niso-size = \"2M\"\n".to_string(),
             ("", ""),
             "error: the ISO is SIZE MiB, beyond the budget of 2.0 MiB\n\
-             --> P/profile.toml:26:12\n   |\n\
-             26 | iso-size = \"2M\"\n   |            ^^^^\n   |\n   \
+             --> P/profile.toml:27:12\n   |\n\
+             27 | iso-size = \"2M\"\n   |            ^^^^\n   |\n   \
              = help: name fewer packages, exclude files, or name a larger `iso-size` under [budget]",
         ),
         (
             "[file-permissions]\n\"/usr/bin/bussybox\" = \"0:0:0755\"\n".to_string(),
             ("", ""),
             "warning: no overlay has `/usr/bin/bussybox`; this works only if a package brings it\n \
-             --> P/profile.toml:26:1\n   |\n\
-             26 | \"/usr/bin/bussybox\" = \"0:0:0755\"\n   | ^^^^^^^^^^^^^^^^^^^\n\
+             --> P/profile.toml:27:1\n   |\n\
+             27 | \"/usr/bin/bussybox\" = \"0:0:0755\"\n   | ^^^^^^^^^^^^^^^^^^^\n\
              error: the root has no `/usr/bin/bussybox`, so its owner and mode cannot be set\n  \
-             --> P/profile.toml:26:1\n   |\n\
-             26 | \"/usr/bin/bussybox\" = \"0:0:0755\"\n   | ^^^^^^^^^^^^^^^^^^^\n   |\n   = help: correct the path",
+             --> P/profile.toml:27:1\n   |\n\
+             27 | \"/usr/bin/bussybox\" = \"0:0:0755\"\n   | ^^^^^^^^^^^^^^^^^^^\n   |\n   = help: correct the path",
         ),
     ];
     for (initramfs, replace, expected) in cases {

@@ -31,6 +31,7 @@ fn plan() -> Plan {
         debian: Debian { suite: "bookworm".to_string(), sources: Vec::new(), left_out: Vec::new() },
         packages: Packages::default(),
         root: Root {
+            description: Vec::new(),
             mode: RootMode::Unpacked,
             exclude: Vec::new(),
             file_permissions: BTreeMap::new(),

@@ -445,6 +445,24 @@ fn a_description_is_checked_line_by_line() {
     );
 }
 
+/// In the root nothing is reserved: it replaces what packages brought.
+#[test]
+fn the_root_is_described_in_the_same_words() {
+    let case = Case::new("iso-name = \"x\"\npackages = [\"nano\"]\n[root]\ndescription = \"list\"\n");
+    case.write("list", "nod /data 0644 root 0 c 1 3\n");
+    let first = case.messages().lines().next().map(str::to_string);
+    assert_eq!(first.as_deref(), Some("error: `root` is no user or group number"));
+    case.write("list", "slink /init bin/busybox 0777 0 0\n");
+    let (messages, plan) = case.resolve();
+    assert_eq!(messages, "");
+    assert_eq!(
+        serde_json::to_value(plan.unwrap().root.description).unwrap(),
+        serde_json::json!([
+            {"name": "init", "type": "slink", "target": "bin/busybox", "mode": 0o777, "uid": 0, "gid": 0},
+        ])
+    );
+}
+
 #[test]
 fn hooks_are_pinned_stage_by_stage() {
     let table = "[initramfs]\nprograms = [\"/sbin/lvm\"]\n[initramfs.hooks]\n\

@@ -15,7 +15,7 @@ use liveiso::qemu::{Firmware, Guest, Machine, Medium};
 use liveiso::tree::Kind;
 
 use crate::kmod::packages;
-use crate::support::{built, liveiso, oracle, profile, ran};
+use crate::support::{built, liveiso, oracle, profile, ran, tiny_with};
 
 /// The finished ISO of profiles/secure.
 fn secure() -> &'static Path {
@@ -25,12 +25,8 @@ fn secure() -> &'static Path {
 
 /// profiles/tiny with more lines in its profile.
 fn variant(dir: &Path, lines: &str) -> PathBuf {
-    let tiny = profile("tiny");
-    oracle("cp", &["-a", &tiny.join("airootfs").to_string_lossy(), "."], dir);
-    let text = fs::read_to_string(tiny.join("profile.toml")).unwrap();
     // The 64-bit kernel has no driver of some controllers that no 64-bit PC has.
-    let (head, _) = text.split_once("# The default set").unwrap();
-    fs::write(dir.join("profile.toml"), format!("{head}{lines}")).unwrap();
+    tiny_with(dir, lines);
     dir.to_path_buf()
 }
 

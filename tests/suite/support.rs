@@ -1,6 +1,7 @@
 //! What several rooms share: the program under test, and the product's images, built once.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -35,6 +36,20 @@ pub fn ran(output: Output) -> Ran {
 /// One of the product's profiles.
 pub fn profile(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles").join(name)
+}
+
+/// Makes `dir` a profile with the root of profiles/tiny, whose `profile.toml` becomes what `text` makes of it.
+pub fn tiny_variant(dir: &Path, text: impl FnOnce(&str) -> String) {
+    let tiny = profile("tiny").join(".");
+    oracle("cp", &["-r", &tiny.to_string_lossy(), "."], dir);
+    let path = dir.join("profile.toml");
+    let changed = text(&fs::read_to_string(&path).unwrap());
+    fs::write(&path, changed).unwrap();
+}
+
+/// The same with these lines instead of its `[initramfs]`, which is the last table.
+pub fn tiny_with(dir: &Path, lines: &str) {
+    tiny_variant(dir, |text| format!("{}{lines}", text.split_once("# The default set").unwrap().0));
 }
 
 /// The finished ISO of profiles/tiny.

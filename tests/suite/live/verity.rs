@@ -11,8 +11,8 @@ use liveiso::initramfs::ioctl_program;
 use liveiso::plan::Arch;
 
 use super::machine::boot;
-use super::media::{Unpacked, run};
-use crate::support::{built, oracle, profile};
+use super::media::Unpacked;
+use crate::support::{built, oracle, tiny_variant};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -96,11 +96,9 @@ fn the_program_runs() {
 /// The ISO of a profile like tiny with `verity`, and 256 KiB that no compressor can shrink in its root.
 fn checked_iso(dir: &Path) -> (PathBuf, Vec<u8>) {
     let source = dir.join("checked");
-    run("cp", &["-r".as_ref(), profile("tiny").as_ref(), source.as_ref()]);
-    let text = fs::read_to_string(source.join("profile.toml")).unwrap();
-    let changed = text.replace("mode = \"unpacked\"\n", "mode = \"unpacked\"\nverity = true\n");
-    assert_ne!(text, changed);
-    fs::write(source.join("profile.toml"), changed).unwrap();
+    fs::create_dir(&source).unwrap();
+    let mode = "mode = \"unpacked\"\n";
+    tiny_variant(&source, |text| text.replace(mode, &format!("{mode}verity = true\n")));
     let mut state = 1_u32;
     let noise: Vec<u8> = std::iter::repeat_with(|| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
