@@ -56,7 +56,7 @@ struct Inputs<'a> {
 }
 
 /// Installs `packages` (with all dependencies and the essential set, as
-/// [`super::Archive::resolve`] gives them) and reads the result.
+/// [`super::Archive::resolve`] gives them); [`read_configured`] reads the stage's [`ROOT_TAR`].
 ///
 /// `timestamp` becomes SOURCE_DATE_EPOCH (seconds since 1970-01-01 UTC);
 /// `path_excludes` are dpkg `path-exclude` patterns such as `/usr/share/man/*`.
@@ -64,21 +64,6 @@ struct Inputs<'a> {
 /// # Errors
 /// A missing tool, no permission for namespaces (with what to change), a
 /// failing maintainer script, an installed set that differs from the pins.
-pub fn configured_tree(
-    cache: &Cache,
-    arch: Arch,
-    suite: &str,
-    packages: &[Package],
-    timestamp: i64,
-    path_excludes: &[String],
-) -> Result<Tree> {
-    read_configured(&configured_root(cache, arch, suite, packages, timestamp, path_excludes)?)
-}
-
-/// The stage whose [`ROOT_TAR`] has what [`configured_tree`] reads.
-///
-/// # Errors
-/// As [`configured_tree`].
 pub fn configured_root(
     cache: &Cache,
     arch: Arch,

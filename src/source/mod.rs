@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! host_sources ─► Archive::open ─► Archive::resolve ─► fetch ─┬► unpacked_tree    no script runs
-//!  mirrors         signed index     pinned packages    .debs  └► configured_tree  mmdebstrap
+//!  mirrors         signed index     pinned packages    .debs  └► configured_root  mmdebstrap
 //! ```
 //! apt resolves, downloads and verifies, with private state; the pinned
 //! SHA-256 of the signed index is checked again before a package is used. Only
@@ -21,9 +21,7 @@ mod resolve;
 mod unpack;
 
 pub use ar::Deb;
-pub use configured::{
-    ROOT_TAR, configured_root, configured_tree, installer, read_configured, volatile_paths,
-};
+pub use configured::{ROOT_TAR, configured_root, installer, read_configured, volatile_paths};
 pub use failure::{ArchiveError, FailureKind};
 pub use fetch::{NotCached, fetch};
 pub use host::{DEBIAN_KEYRING, HostSources, SecurityPolicy, host_sources, locked_sources};

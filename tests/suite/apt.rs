@@ -97,8 +97,9 @@ fn a_configured_root_has_exactly_the_pinned_packages() {
     }
     source::fetch(&cache, Arch::I386, &sources, &packages, false).unwrap();
     let excludes = strings(&["/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*"]);
-    let tree =
-        source::configured_tree(&cache, Arch::I386, "bookworm", &packages, 1_700_000_000, &excludes).unwrap();
+    let root =
+        source::configured_root(&cache, Arch::I386, "bookworm", &packages, 1_700_000_000, &excludes).unwrap();
+    let tree = source::read_configured(&root).unwrap();
     let listed = liveiso::tree::listing(&tree).unwrap();
     for line in [
         "slink /lib 0777 0 0 usr/lib mtime=1700000000\n",
