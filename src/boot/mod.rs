@@ -46,22 +46,25 @@ const SYSLINUX: &str = "syslinux-common";
 /// Has the boot sector and `ldlinux.sys` in its program.
 const INSTALLER: &str = "syslinux";
 const MEMTEST: &str = "memtest86+";
-/// The unsigned GRUB of each UEFI: package, file, and its name on the medium, in
-/// capitals because some firmware compares byte by byte.
-const GRUB_IMAGES: [(EfiArch, &str, &str, &str); 2] = [
-    (
-        EfiArch::X64,
-        "grub-efi-amd64-bin",
-        "usr/lib/grub/x86_64-efi/monolithic/gcdx64.efi",
-        "EFI/BOOT/BOOTX64.EFI",
-    ),
-    (
-        EfiArch::Ia32,
-        "grub-efi-ia32-bin",
-        "usr/lib/grub/i386-efi/monolithic/gcdia32.efi",
-        "EFI/BOOT/BOOTIA32.EFI",
-    ),
+/// The unsigned GRUB of each UEFI: file, and its name on the medium, in capitals
+/// because some firmware compares byte by byte.
+const GRUB_IMAGES: [(EfiArch, &str, &str); 2] = [
+    (EfiArch::X64, "usr/lib/grub/x86_64-efi/monolithic/gcdx64.efi", "EFI/BOOT/BOOTX64.EFI"),
+    (EfiArch::Ia32, "usr/lib/grub/i386-efi/monolithic/gcdia32.efi", "EFI/BOOT/BOOTIA32.EFI"),
 ];
+
+/// Releases whose GRUB's modules and whole images are in one package; later ones part them.
+const SUITES_WITH_GRUB_IN_ONE: [&str; 2] = ["bullseye", "bookworm"];
+
+/// The package of a suite that has GRUB as whole images, unsigned.
+pub fn grub_package(efi: EfiArch, suite: &str) -> &'static str {
+    match (efi, SUITES_WITH_GRUB_IN_ONE.contains(&suite)) {
+        (EfiArch::X64, true) => "grub-efi-amd64-bin",
+        (EfiArch::X64, false) => "grub-efi-amd64-unsigned",
+        (EfiArch::Ia32, true) => "grub-efi-ia32-bin",
+        (EfiArch::Ia32, false) => "grub-efi-ia32-unsigned",
+    }
+}
 
 /// What `isolinux.cfg` names, and the libraries these programs load.
 const SYSLINUX_MODULES: [&str; 7] =
@@ -88,9 +91,14 @@ pub struct BootFiles {
 /// ISOLINUX's program that tells 64-bit processors from others.
 const CHOOSER: &str = "ifcpu64.c32";
 
-/// The Debian packages whose merged files [`files`] wants, sorted, besides [`signed_packages`];
-/// any architecture has them.
-pub fn loader_packages(modes: &[BootMode], disk: Option<DiskImage>, secure: &[EfiArch]) -> Vec<&'static str> {
+/// The packages of a Debian suite whose merged files [`files`] wants, sorted, besides
+/// [`signed_packages`]; any architecture has them.
+pub fn loader_packages(
+    modes: &[BootMode],
+    disk: Option<DiskImage>,
+    secure: &[EfiArch],
+    suite: &str,
+) -> Vec<&'static str> {
     let mut packages = vec![MEMTEST];
     if modes.contains(&BootMode::BiosSyslinux) {
         packages.extend([ISOLINUX, SYSLINUX]);
@@ -98,7 +106,7 @@ pub fn loader_packages(modes: &[BootMode], disk: Option<DiskImage>, secure: &[Ef
     }
     if modes.contains(&BootMode::UefiGrub) {
         let unsigned = GRUB_IMAGES.iter().filter(|(efi, ..)| !secure.contains(efi));
-        packages.extend(unsigned.map(|(_, package, ..)| package));
+        packages.extend(unsigned.map(|(efi, ..)| grub_package(*efi, suite)));
     }
     packages.sort_unstable();
     packages
@@ -280,7 +288,8 @@ fn syslinux_files(plan: &Plan) -> Vec<Loader> {
 fn efi_images(plan: &Plan) -> Vec<Loader> {
     let secure = &plan.boot.secure_boot;
     let unsigned = GRUB_IMAGES.iter().filter(|(efi, ..)| !secure.contains(efi));
-    let unsigned = unsigned.map(|(_, package, from, to)| loader(package, *from, *to));
+    let suite = &plan.debian.suite;
+    let unsigned = unsigned.map(|(efi, from, to)| loader(grub_package(*efi, suite), *from, *to));
     unsigned.chain(secure.iter().copied().flat_map(secure::images)).collect()
 }
 

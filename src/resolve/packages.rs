@@ -61,7 +61,7 @@ pub(super) fn request(
             root.insert(name);
         }
     }
-    let mut loaders = loader_packages(&boot.bootmodes, disk, &boot.secure_boot);
+    let mut loaders = loader_packages(&boot.bootmodes, disk, &boot.secure_boot, &archive.suite);
     loaders.extend(signed_packages(arch, &boot.secure_boot));
     loaders.sort_unstable();
     PackageRequest {

@@ -200,15 +200,17 @@ fn each_boot_mode_alone_brings_its_own_files() {
     let mut plan = plan();
     plan.boot.bootmodes = vec![BootMode::BiosSyslinux];
     assert_eq!(
-        boot::loader_packages(&plan.boot.bootmodes, None, &[]),
+        boot::loader_packages(&plan.boot.bootmodes, None, &[], "bookworm"),
         ["isolinux", "memtest86+", "syslinux-common"]
     );
     let bios = files(&plan);
     assert!(bios.esp.is_none() && bios.isohybrid_mbr.is_some());
     assert!(!names(&bios.iso).iter().any(|name| name.contains("EFI/")));
     plan.boot.bootmodes = vec![BootMode::UefiGrub];
-    let packages = boot::loader_packages(&plan.boot.bootmodes, None, &[]);
+    let packages = boot::loader_packages(&plan.boot.bootmodes, None, &[], "bookworm");
     assert_eq!(packages, ["grub-efi-amd64-bin", "grub-efi-ia32-bin", "memtest86+"]);
+    let packages = boot::loader_packages(&plan.boot.bootmodes, None, &[EfiArch::X64], "trixie");
+    assert_eq!(packages, ["grub-efi-ia32-unsigned", "memtest86+"]);
     let uefi = files(&plan);
     assert!(uefi.esp.is_some() && uefi.isohybrid_mbr.is_none());
     assert!(!names(&uefi.iso).iter().any(|name| name.contains("isolinux")));
@@ -257,7 +259,7 @@ fn secure_boot_takes_the_signed_chain_and_nothing_beside_it() {
         "EFI/BOOT/mmx64.efi 44",
     ];
     assert_eq!(loaders(&files(&plan).iso), one);
-    let packages = boot::loader_packages(&plan.boot.bootmodes, None, &plan.boot.secure_boot);
+    let packages = boot::loader_packages(&plan.boot.bootmodes, None, &plan.boot.secure_boot, "bookworm");
     assert_eq!(packages, ["grub-efi-ia32-bin", "isolinux", "memtest86+", "syslinux-common"]);
 }
 
