@@ -102,6 +102,11 @@ impl Diagnostics {
         self.files = others.files;
     }
 
+    /// What is written at a place.
+    pub(crate) fn text(&self, place: &Place) -> Option<&str> {
+        self.files.get(place.file)?.text.get(place.start..place.end)
+    }
+
     /// Adds an error about a span.
     pub fn error(&mut self, place: &Place, message: impl Into<String>) -> &mut Diagnostic {
         self.push(Severity::Error, Target::Span(place.clone()), message.into())

@@ -205,9 +205,13 @@ impl<'i, 'd> Table<'i, 'd> {
     }
 
     fn wrong_type(&mut self, what: &str, wanted: &str, found: &DeValue, span: Range<usize>) {
-        let found = type_name(found);
-        let message = format!("{what} must be {wanted}, but this is {found}");
-        self.diagnostics.error(&Place::new(self.file, span), message);
+        let message = format!("{what} must be {wanted}, but this is {}", type_name(found));
+        let place = Place::new(self.file, span);
+        let instead = self.diagnostics.text(&place).and_then(|text| converted(text, found, wanted));
+        let diagnostic = self.diagnostics.error(&place, message);
+        if let Some(instead) = instead {
+            diagnostic.help(format!("write `{instead}`"));
+        }
     }
 
     /// Reports every key that nobody took.
@@ -244,6 +248,30 @@ fn keys_of(table: &str) -> &'static [&'static str] {
 /// The table a key is known in: keys end up in the wrong one when lines are moved.
 fn home_of(key: &str) -> Option<&'static str> {
     KEYS.iter().find(|(_, keys)| keys.contains(&key)).map(|(name, _)| *name)
+}
+
+/// A short value written as what is wanted of it, where it is clear what was meant.
+fn converted(text: &str, found: &DeValue, wanted: &str) -> Option<String> {
+    if text.len() > 60 || text.contains('\n') {
+        return None;
+    }
+    let number = matches!(found, DeValue::Integer(_) | DeValue::Float(_) | DeValue::Datetime(_));
+    match (wanted, found) {
+        ("a string", _) if number => Some(format!("\"{text}\"")),
+        ("a string", DeValue::Array(items)) if items.len() == 1 => match items[0].get_ref() {
+            DeValue::String(item) => Some(format!("\"{item}\"")),
+            _ => None,
+        },
+        ("an array of strings", DeValue::String(_)) => Some(format!("[{text}]")),
+        ("an array of strings", _) if number => Some(format!("[\"{text}\"]")),
+        ("an integer", DeValue::String(digits)) => digits.parse::<i64>().ok().map(|n| n.to_string()),
+        ("true or false", DeValue::String(word)) => match &**word {
+            "true" | "yes" | "on" => Some("true".to_string()),
+            "false" | "no" | "off" => Some("false".to_string()),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// What a TOML value is, in words.
