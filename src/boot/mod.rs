@@ -53,12 +53,12 @@ const GRUB_IMAGES: [(EfiArch, &str, &str); 2] = [
     (EfiArch::Ia32, "usr/lib/grub/i386-efi/monolithic/gcdia32.efi", "EFI/BOOT/BOOTIA32.EFI"),
 ];
 
-/// Releases whose GRUB's modules and whole images are in one package; later ones part them.
-const SUITES_WITH_GRUB_IN_ONE: [&str; 2] = ["bullseye", "bookworm"];
+/// The release whose GRUB's modules and whole images are in one package; later ones part them.
+const SUITE_WITH_GRUB_IN_ONE: &str = "bookworm";
 
 /// The package of a suite that has GRUB as whole images, unsigned.
 pub fn grub_package(efi: EfiArch, suite: &str) -> &'static str {
-    match (efi, SUITES_WITH_GRUB_IN_ONE.contains(&suite)) {
+    match (efi, suite == SUITE_WITH_GRUB_IN_ONE) {
         (EfiArch::X64, true) => "grub-efi-amd64-bin",
         (EfiArch::X64, false) => "grub-efi-amd64-unsigned",
         (EfiArch::Ia32, true) => "grub-efi-ia32-bin",

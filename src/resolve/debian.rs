@@ -7,14 +7,9 @@ use crate::diagnostic::{Diagnostics, alternatives};
 use crate::profile::{DebianTable, Text};
 use crate::source::SecurityPolicy;
 
-/// Releases whose keys Debian's keyring has; sid has neither security nor updates.
-const SUITES: &[(&str, &str)] = &[
-    ("bullseye", "bullseye"),
-    ("bookworm", "bookworm"),
-    ("trixie", "trixie"),
-    ("forky", "forky"),
-    ("sid", "sid"),
-];
+/// Releases whose boot loader packages are known and whose keys Debian's keyring has; sid has neither security nor updates.
+const SUITES: &[(&str, &str)] =
+    &[("bookworm", "bookworm"), ("trixie", "trixie"), ("forky", "forky"), ("sid", "sid")];
 
 /// Names that mean another release every two years.
 const MOVING_SUITES: &[&str] = &["stable", "oldstable", "oldoldstable", "testing", "unstable"];

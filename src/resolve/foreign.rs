@@ -12,7 +12,7 @@ use crate::plan::{Arch, BootMode, EfiArch, Layout, RootMode};
 use crate::profile::Profile;
 
 /// Releases whose i386 archive has a shim.
-const SUITES_WITH_SHIM_IA32: [&str; 2] = ["bullseye", "bookworm"];
+const SUITES_WITH_SHIM_IA32: [&str; 1] = ["bookworm"];
 
 /// What the package resolver is asked besides, in the other architecture: names only, each list sorted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
