@@ -12,7 +12,8 @@ use crate::initramfs::Sizes;
 use crate::output::{Artifact, publish};
 use crate::plan::{Arch, BootMode, Package, Plan};
 
-/// The content of `manifest.json`. Equal for equal builds: no host, no clock.
+/// The content of `manifest.json`. Equal for equal builds: no host, no clock; only
+/// what was measured of the very same image is carried over.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Manifest<'p> {
@@ -35,6 +36,9 @@ pub struct Manifest<'p> {
     pub firmware_reads: FirmwareReads,
     /// Things a user should know and could overlook in a long log.
     pub notes: &'p [String],
+    /// What tests found out about this image, see [`record_least_ram`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measured: Option<Value>,
     /// The resolved plan without host-specific places.
     pub plan: Plan,
 }
@@ -110,8 +114,52 @@ impl Manifest<'_> {
     }
 }
 
-/// Writes the least RAM that reached the login, in MiB by machine, into a finished manifest;
-/// another build writes a manifest without it.
+/// What was measured of an earlier build, by the manifest it left.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Measured {
+    /// Nothing, or there is no manifest of ours.
+    Nothing,
+    /// Of the same image: it still holds.
+    Same(Value),
+    /// Of another image, in words.
+    Other(String),
+}
+
+impl Measured {
+    /// What the manifest at `path` says about the image called `iso`, which has this digest now.
+    /// A file that is no manifest is about to be replaced, whatever is wrong with it.
+    pub fn of(path: &Path, iso: &str, digest: &FileDigest) -> Measured {
+        let text = std::fs::read(path).unwrap_or_default();
+        let value: Value = serde_json::from_slice(&text).unwrap_or_default();
+        let Some(least) = value["measured"]["least-ram-mib"].as_object() else {
+            return Measured::Nothing;
+        };
+        if value["artifacts"][iso]["sha256"] == digest.sha256.as_str() {
+            return Measured::Same(value["measured"].clone());
+        }
+        let machines: Vec<String> =
+            least.iter().map(|(machine, mib)| format!("{machine} {mib} MiB")).collect();
+        Measured::Other(machines.join(", "))
+    }
+
+    /// What to put into the new manifest, and what to tell the user.
+    pub fn kept(self) -> (Option<Value>, Option<String>) {
+        match self {
+            Measured::Nothing => (None, None),
+            Measured::Same(measured) => (Some(measured), None),
+            Measured::Other(least) => {
+                let note = format!(
+                    "the measured least RAM ({least}) was another image's and is no longer in the manifest; \
+                     measure this one with `liveiso test --min-ram`"
+                );
+                (None, Some(note))
+            }
+        }
+    }
+}
+
+/// Writes the least RAM that reached the login, in MiB by machine, into a finished manifest.
+/// The next build keeps it if its image is the same, see [`Measured`].
 ///
 /// # Errors
 /// A file that is no manifest, or cannot be written.
@@ -152,6 +200,27 @@ fn line(package: &Package) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_measured_of_the_same_image_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.manifest.json");
+        let digest = |sha256: &str| FileDigest { sha256: sha256.to_string(), size: 1 };
+        let measured = |sha256: &str| Measured::of(&path, "x.iso", &digest(sha256)).kept();
+        assert_eq!(measured("aa"), (None, None));
+        std::fs::write(&path, "no JSON").unwrap();
+        assert_eq!(measured("aa"), (None, None));
+        let before = r#"{ "manifest-version": 1, "artifacts": { "x.iso": { "sha256": "aa", "size": 1 } } }"#;
+        std::fs::write(&path, before).unwrap();
+        assert_eq!(measured("aa"), (None, None));
+        record_least_ram(&path, "bios-cd", 37).unwrap();
+        record_least_ram(&path, "uefi-x64-cd", 99).unwrap();
+        let kept = serde_json::json!({ "least-ram-mib": { "bios-cd": 37, "uefi-x64-cd": 99 } });
+        assert_eq!(measured("aa"), (Some(kept), None));
+        let note = "the measured least RAM (bios-cd 37 MiB, uefi-x64-cd 99 MiB) was another image's and is no longer \
+                    in the manifest; measure this one with `liveiso test --min-ram`";
+        assert_eq!(measured("bb"), (None, Some(note.to_string())));
+    }
 
     #[test]
     fn least_ram_is_added_and_replaced() {

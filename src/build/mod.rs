@@ -27,7 +27,7 @@ use anyhow::{Context, Result, anyhow};
 use serde::Serialize;
 
 use crate::cache::{Cache, FileDigest, StageOutput, hex_sha256, retry_damaged};
-use crate::manifest::{FirmwareReads, InitramfsReport, Manifest, package_list};
+use crate::manifest::{FirmwareReads, InitramfsReport, Manifest, Measured, package_list};
 use crate::output::{Artifact, prepare, publish};
 use crate::plan::{Arch, Budget, Layout, Package, Plan};
 use crate::source;
@@ -192,6 +192,9 @@ fn finish(
     let firmware_reads =
         FirmwareReads { kernel: images["vmlinuz"].size, initramfs: images["initrd.img"].size };
     notes.extend(firmware_reads.note(plan));
+    let manifest_name = format!("{stem}.manifest.json");
+    let earlier = Measured::of(&options.out.join(&manifest_name), &iso_name, &iso_digest);
+    let (measured, lost) = earlier.kept();
     let manifest = Manifest {
         manifest_version: 1,
         liveiso_version: env!("CARGO_PKG_VERSION"),
@@ -202,8 +205,11 @@ fn finish(
         second_initramfs: second_initramfs.clone(),
         firmware_reads,
         notes: &notes,
+        measured,
         plan: plan_identity,
     };
+    let manifest = manifest.to_json()?;
+    notes.extend(lost);
     let checksum = |name: &str| {
         let line = format!("{}  {name}\n", finished[name].sha256);
         Artifact::bytes(format!("{name}.sha256"), line.into_bytes())
@@ -213,7 +219,7 @@ fn finish(
         artifacts.extend([Artifact::file(&disk_name, disk, disk::IMAGE), checksum(&disk_name)]);
     }
     artifacts.extend([
-        Artifact::bytes(format!("{stem}.manifest.json"), manifest.to_json()?),
+        Artifact::bytes(manifest_name, manifest),
         Artifact::bytes(format!("{stem}.packages.txt"), package_list(plan).into_bytes()),
         Artifact::file(format!("{stem}.files.txt"), root, root::FILES),
     ]);

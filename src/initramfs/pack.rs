@@ -10,9 +10,10 @@ use crate::plan::Compression;
 use crate::tree::{Content, Meta, Tree};
 use liblzma::stream::{Check, Filters, LzmaOptions, Stream};
 
-/// Window of zstd and dictionary of xz: the kernel allocates it while the
-/// compressed archive and most of the unpacked one are in RAM.
-const WINDOW_LOG: u32 = 20;
+/// Window of zstd and dictionary of xz, bytes: the kernel allocates it while the
+/// compressed archive and most of the unpacked one are in RAM. The smallest costs 4 % more
+/// on the medium than the largest.
+const WINDOWS: std::ops::RangeInclusive<u32> = 128 << 10..=1 << 20;
 /// A boot loader puts archives one after another; each begins at a multiple of this.
 const ALIGNMENT: usize = 512;
 /// `LZMA_PRESET_EXTREME`: search longer, same memory for the reader.
@@ -32,22 +33,30 @@ pub struct Packed {
 ///
 /// # Errors
 /// Compressions other than zstd and xz, what cpio cannot hold, and a result
-/// the kernel would refuse or that needs a window over 1 MiB.
+/// the kernel would refuse or that needs a larger window than it was given.
 pub fn pack(tree: &Tree, compression: Compression) -> Result<Packed> {
     let mut archive = Vec::new();
     cpio::write(tree, &mut archive)?;
+    let weight = Sizes::of(tree);
+    let window = window(&weight);
     let mut bytes = match compression {
-        Compression::Zstd => zstd(&archive).context("compressing the initramfs with zstd")?,
-        Compression::Xz => xz(&archive).context("compressing the initramfs with xz")?,
+        Compression::Zstd => zstd(&archive, window).context("compressing the initramfs with zstd")?,
+        Compression::Xz => xz(&archive, window).context("compressing the initramfs with xz")?,
         Compression::Gzip | Compression::Lz4 | Compression::Lzo => {
             bail!("an initramfs is compressed with zstd or xz, not {compression:?}")
         }
     };
     bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
-    let window = check(&bytes, &archive).context("reading the initramfs back")?;
-    let sizes =
-        Sizes { archive: archive.len() as u64, compressed: bytes.len() as u64, window, ..Sizes::of(tree) };
+    let window = check(&bytes, &archive, window).context("reading the initramfs back")?;
+    let sizes = Sizes { archive: archive.len() as u64, compressed: bytes.len() as u64, window, ..weight };
     Ok(Packed { bytes, sizes })
+}
+
+/// The largest window that does not raise the least RAM: of a large initramfs the
+/// first root's half of it decides, and the window comes for nothing.
+fn window(weight: &Sizes) -> u32 {
+    let free = weight.window_for_nothing().max(1).ilog2();
+    (1 << free.min(31)).clamp(*WINDOWS.start(), *WINDOWS.end())
 }
 
 /// The small plain archive that follows the base: `/etc/liveiso/id` with the id
@@ -87,10 +96,10 @@ pub fn id_archive(
 }
 
 /// One frame, one thread, checksum, content size in the header.
-fn zstd(archive: &[u8]) -> Result<Vec<u8>> {
+fn zstd(archive: &[u8], window: u32) -> Result<Vec<u8>> {
     use zstd::zstd_safe::CParameter;
     let mut compressor = zstd::bulk::Compressor::new(19)?;
-    compressor.set_parameter(CParameter::WindowLog(WINDOW_LOG))?;
+    compressor.set_parameter(CParameter::WindowLog(window.ilog2()))?;
     compressor.set_parameter(CParameter::ChecksumFlag(true))?;
     compressor.set_parameter(CParameter::ContentSizeFlag(true))?;
     Ok(compressor.compress(archive)?)
@@ -99,10 +108,10 @@ fn zstd(archive: &[u8]) -> Result<Vec<u8>> {
 /// One block, CRC32: the only check the kernel knows. The x86 filter, which the
 /// kernel knows, too, makes modules larger (3.45 MB instead of 3.34): the calls
 /// of a relocatable object have no targets yet.
-fn xz(archive: &[u8]) -> Result<Vec<u8>> {
+fn xz(archive: &[u8], window: u32) -> Result<Vec<u8>> {
     use std::io::Read;
     let mut options = LzmaOptions::new_preset(9 | EXTREME)?;
-    options.dict_size(1 << WINDOW_LOG);
+    options.dict_size(window);
     let mut filters = Filters::new();
     filters.lzma2(&options);
     let stream = Stream::new_stream_encoder(&filters, Check::Crc32)?;
@@ -112,7 +121,7 @@ fn xz(archive: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// What the kernel would make of the bytes; returns the window.
-fn check(bytes: &[u8], archive: &[u8]) -> Result<u64> {
+fn check(bytes: &[u8], archive: &[u8], window: u32) -> Result<u64> {
     let (tree, parts) = unpack(bytes)?;
     let [Part { offset: 0, unpacked, format, .. }] = parts[..] else {
         bail!("it has {} parts, not one", parts.len());
@@ -127,7 +136,7 @@ fn check(bytes: &[u8], archive: &[u8]) -> Result<u64> {
         PartFormat::Xz { crc32, .. } => crc32,
     };
     ensure!(checked, "it has no checksum");
-    ensure!(format.window() <= 1 << WINDOW_LOG, "its window has {} bytes", format.window());
+    ensure!(format.window() <= u64::from(window), "its window has {} bytes", format.window());
     Ok(format.window())
 }
 
@@ -195,14 +204,20 @@ mod tests {
     }
 
     #[test]
-    fn a_large_archive_keeps_to_the_window() {
-        let mut tree = Tree::new();
-        let origin = tree.add_origin("test");
-        let content: Vec<u8> = (0..3u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-        tree.add_file(b"big", Content::bytes(content), Meta::default(), origin).unwrap();
-        for compression in [Compression::Zstd, Compression::Xz] {
-            assert_eq!(pack(&tree, compression).unwrap().sizes.window, 1 << 20);
+    fn the_window_is_as_large_as_it_can_be_for_nothing() {
+        for (mebibytes, window) in [(3, 128 << 10), (10, 512 << 10), (11, 1 << 20)] {
+            let mut tree = Tree::new();
+            let origin = tree.add_origin("test");
+            let content = [vec![0; (mebibytes - 3) << 20], noise(3 << 20)].concat();
+            tree.add_file(b"big", Content::bytes(content), Meta::default(), origin).unwrap();
+            for compression in [Compression::Zstd, Compression::Xz] {
+                assert_eq!(pack(&tree, compression).unwrap().sizes.window, window, "{mebibytes}");
+            }
         }
+    }
+
+    fn noise(length: u32) -> Vec<u8> {
+        (0..length).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
     }
 
     #[test]
@@ -218,7 +233,7 @@ mod tests {
                     let mut bytes = good.bytes.clone();
                     bytes[at] ^= flip;
                     // Some bits mean nothing to the decompressor.
-                    let same = || check(&bytes, &archive).is_ok();
+                    let same = || check(&bytes, &archive, *WINDOWS.end()).is_ok();
                     assert!(unpack(&bytes).is_err() || same(), "{compression:?}: byte {at} ^ {flip}");
                 }
                 let _ = unpack(&good.bytes[..at]);

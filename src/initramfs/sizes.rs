@@ -11,6 +11,11 @@ const PAGE: u64 = 4096;
 /// What the id's archive adds to a finished initramfs, in bytes.
 const ID_ARCHIVE: u64 = 1024;
 
+/// What the kernel needs to work while it unpacks, in bytes.
+const WORK: u64 = 10_752 << 10;
+/// What a tmpfs of half the free memory does not get, in bytes.
+const TMPFS: u64 = 1_434 << 10;
+
 /// What an initramfs weighs, in bytes unless said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -58,9 +63,14 @@ impl Sizes {
             Arch::I386 => 17_088 << 10,
             Arch::Amd64 => 49_152 << 10,
         };
-        let work = self.unpacked + self.window + (10_752 << 10);
-        let tmpfs = 2 * self.unpacked + (1_434 << 10);
+        let work = self.unpacked + self.window + WORK;
+        let tmpfs = 2 * self.unpacked + TMPFS;
         kernel + self.total() + work.max(tmpfs)
+    }
+
+    /// Bytes a window may have before it raises the least RAM.
+    pub(super) fn window_for_nothing(&self) -> u64 {
+        (2 * self.unpacked + TMPFS).saturating_sub(self.unpacked + WORK)
     }
 
     /// One line for people.

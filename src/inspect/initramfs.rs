@@ -10,6 +10,7 @@ use std::io::Read;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
+use super::squashed;
 use crate::format::cpio;
 use crate::kmod::normalized_name;
 use crate::tree::display_path;
@@ -38,6 +39,9 @@ pub struct Contents {
     /// Every member but directories, by path.
     #[serde(skip)]
     pub files: BTreeMap<String, Member>,
+    /// The image that /init mounts over the rest, by path, until it was read.
+    #[serde(skip)]
+    image: Option<(String, Vec<u8>)>,
     /// Modules compiled into the kernel, if the initramfs has a list of them.
     #[serde(skip)]
     pub builtin: Option<BTreeSet<String>>,
@@ -85,6 +89,10 @@ pub(super) fn read(bytes: &[u8]) -> Result<Contents> {
             .with_context(|| format!("initramfs part at byte {at}"))?;
     }
     ensure!(!contents.parts.is_empty(), "the initramfs is empty");
+    let left = MAX_UNPACKED - contents.parts.iter().map(|part| part.unpacked).sum::<u64>();
+    if let Some((path, image)) = contents.image.take() {
+        squashed::add(&image, left, &mut contents).with_context(|| format!("{path} in the initramfs"))?;
+    }
     contents.system = contents.live_system();
     Ok(contents)
 }
@@ -177,7 +185,7 @@ fn bounded(reader: &mut impl Read, left: u64) -> Result<Vec<u8>> {
 }
 
 impl Contents {
-    fn add(&mut self, member: &cpio::RawMember<'_>) {
+    pub(super) fn add(&mut self, member: &cpio::RawMember<'_>) {
         const DIRECTORY: u32 = 0o040000;
         let path = display_path(member.name);
         let path = path.trim_start_matches("./").trim_start_matches('/').to_string();
@@ -189,6 +197,9 @@ impl Contents {
         }
         if path == "init" && member.data.len() <= MAX_TEXT {
             self.calls_mountroot = member.data.split(|&b| b == b'\n').any(|line| line == b"mountroot");
+        }
+        if squashed::is_image(&path, member.data) {
+            self.image = Some((path.clone(), member.data.to_vec()));
         }
         let digest = *blake3::hash(member.data).as_bytes();
         let length = member.data.len() as u64;

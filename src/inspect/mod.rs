@@ -21,6 +21,7 @@ mod packages;
 mod pe;
 mod report;
 mod sort;
+mod squashed;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;

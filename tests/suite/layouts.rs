@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use liveiso::host::Tool;
 use liveiso::initramfs::{PartFormat, unpack};
+use liveiso::manifest::record_least_ram;
 use liveiso::qemu::report::Shell;
 use liveiso::qemu::{Firmware, Guest, Machine, Medium};
 
@@ -223,6 +224,56 @@ fn the_build_says_what_its_initramfs_takes() {
         summary.ends_with(&format!("{} modules; takes {ram} MiB of RAM to unpack", number("modules"))),
         "{summary}"
     );
+}
+
+/// What lint says of the drivers in an initramfs.
+fn search_modules(image: &Path) -> String {
+    let (_, stdout, stderr) = ran(liveiso(["inspect", "--lint", "--json"]).arg(image).output().unwrap());
+    let findings: serde_json::Value =
+        serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("{e}: {stderr}"));
+    let findings = findings["lint"].as_array().or(findings.as_array()).unwrap();
+    let finding = findings.iter().find(|finding| finding["check"] == "search-modules").unwrap();
+    format!("{}: {}", finding["outcome"].as_str().unwrap(), finding["reason"].as_str().unwrap())
+}
+
+#[test]
+fn drivers_inside_the_squashed_image_are_seen_and_missed() {
+    let (image, _) = squashed();
+    assert_eq!(search_modules(image), "pass: every driver of the search is there");
+    let modules = "[initramfs]\nlayout = \"squashed\"\ndefault-modules = false\n\
+                   modules = [\"loop\", \"squashfs\", \"overlay\", \"isofs\", \"vfat\", \"sr_mod\", \"sd_mod\"]\n";
+    let dir = tiny_with(modules, &[]);
+    let (image, _) = built(dir.path(), "squashed-without-usb");
+    assert_eq!(search_modules(&image), "fail: /liveiso/boot/i386/initrd.img lacks usb_storage");
+}
+
+#[test]
+fn what_was_measured_stays_until_the_image_changes() {
+    let dir = tiny_with("", &[]);
+    let build = || built(dir.path(), "measured");
+    let manifest = |image: &Path| fs::read_to_string(image.with_extension("manifest.json")).unwrap();
+    let (image, _) = build();
+    let first = manifest(&image);
+    record_least_ram(&image.with_extension("manifest.json"), "bios-cd", 42).unwrap();
+    // Built again, twice: what one build keeps the next one finds.
+    for _ in 0..2 {
+        let (_, stderr) = build();
+        let value: serde_json::Value = serde_json::from_str(&manifest(&image)).unwrap();
+        assert_eq!(value["measured"], serde_json::json!({ "least-ram-mib": { "bios-cd": 42 } }), "{stderr}");
+        assert!(!stderr.contains("measured"), "{stderr}");
+    }
+    let path = dir.path().join("profile.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("\"TINY\"", "\"OTHER\"")).unwrap();
+    let (_, stderr) = build();
+    assert!(!manifest(&image).contains("measured"));
+    let note = "warning: the measured least RAM (bios-cd 42 MiB) was another image's and is no longer in the manifest; \
+                measure this one with `liveiso test --min-ram`";
+    assert!(stderr.lines().any(|line| line == note), "{stderr}");
+    // Whoever measured nothing gets what they got before.
+    fs::write(&path, text).unwrap();
+    build();
+    assert_eq!(manifest(&image), first);
 }
 
 #[test]

@@ -110,6 +110,14 @@ impl Reader {
     /// What is no squashfs 4.0 image, uses a compressor we lack, or is cut off.
     pub fn open(path: &Path, start: u64, length: u64) -> Result<Reader> {
         let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+        Reader::of_file(file, start, length)
+    }
+
+    /// The same for a file that need not have a name.
+    ///
+    /// # Errors
+    /// As of [`Reader::open`].
+    pub fn of_file(file: File, start: u64, length: u64) -> Result<Reader> {
         Ok(Reader { image: Image::open_part(file, start, length)?, fragment: None })
     }
 
@@ -124,11 +132,20 @@ impl Reader {
         else {
             return Ok(None);
         };
-        ensure!(data.length <= max, "/{shown} has {} bytes, more than {max}", data.length);
-        let mut bytes = Vec::new();
-        self.each_block(&data, |block| bytes.extend_from_slice(block))
-            .with_context(|| format!("reading /{shown}"))?;
+        let bytes = self.content(&FileContent(data), max).with_context(|| format!("reading /{shown}"))?;
         Ok(Some(bytes))
+    }
+
+    /// A file's bytes.
+    ///
+    /// # Errors
+    /// Damaged blocks, more than `max` bytes.
+    pub fn content(&mut self, content: &FileContent, max: u64) -> Result<Vec<u8>> {
+        let data = &content.0;
+        ensure!(data.length <= max, "it has {} bytes, more than {max}", data.length);
+        let mut bytes = Vec::new();
+        self.each_block(data, |block| bytes.extend_from_slice(block))?;
+        Ok(bytes)
     }
 
     /// The names in a directory, or none if there is no such directory.

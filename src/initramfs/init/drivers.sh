@@ -8,9 +8,22 @@
 
 ASKED=$LIVE/modaliases
 coldplug_seqnum=''
+# With less RAM than this every page counts.
+TIGHT_KB=65536
 
 load() {
 	modprobe -abq "$@" 2>/dev/null
+	forget_loaded
+}
+
+# The file of a loaded module is in RAM for nothing. Where that is tight it goes, but
+# for the one that is loaded twice; a file in an image would only gain a whiteout.
+forget_loaded() {
+	[ "$(meminfo MemTotal)" -lt "$TIGHT_KB" ] && [ ! -e /squash ] || return 0
+	find /lib/modules -name '*.ko' ! -name 'ata_generic.ko' | awk '
+		BEGIN { while ((getline <"/proc/modules") > 0) loaded[$1] }
+		{ name = $0; sub(/.*\//, "", name); sub(/\.ko$/, "", name); gsub(/-/, "_", name); if (name in loaded) print }
+	' | xargs -r rm -f
 }
 
 # Debian's default of eight devices with 128 requests each takes 0.7 MB; more
@@ -39,6 +52,7 @@ coldplug() {
 	[ -s "$ASKED.new" ] || return 1
 	cp "$ASKED.now" "$ASKED"
 	tr '\n' '\0' <"$ASKED.new" | xargs -0 -n 64 modprobe -abq 2>/dev/null
+	forget_loaded
 	return 0
 }
 
