@@ -2,7 +2,7 @@
 //! field. The kernel is started directly, with /init's options on its command
 //! line; the media are made here, by other people's tools.
 //!
-//! Needs qemu-system-x86, xorriso, mtools, dosfstools, exfatprogs, ntfs-3g, e2fsprogs, fdisk, cpio and cryptsetup-bin.
+//! Needs qemu-system-x86, xorriso, mtools, dosfstools, exfatprogs, ntfs-3g, e2fsprogs, fdisk, cpio, cryptsetup-bin and nfs-ganesha-vfs.
 //!
 //! Of the two ways with Ventoy the hook is taken: Ventoy puts a line in front of /init's line `mountroot`,
 //! maps the ISO file to a device and names it in LIVE_MEDIA. The other way, the mark `VENTOY COMPATIBLE`
@@ -52,6 +52,7 @@ mod init_systems;
 mod machine;
 mod media;
 mod nbd;
+mod nfs;
 mod verity;
 
 use std::fs;
@@ -64,6 +65,37 @@ use serde_json::json;
 use crate::support::{liveiso, profile, ran, tiny};
 use machine::boot;
 use media::{DISK, PARTITION_3, Unpacked, debugfs, dirty, exfat_with, ext4, fat_copy, run, sha256, stick};
+
+/// Every test that the table of failures names is there.
+#[test]
+fn the_tests_of_the_table_exist() {
+    let suite = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite");
+    let table = fs::read_to_string(suite.join("live.rs")).unwrap();
+    let mut rows = 0;
+    for row in table.lines().filter_map(|line| line.strip_prefix("//! | ")) {
+        let Some(number) = row.split(' ').next().and_then(|first| first.parse::<u32>().ok()) else {
+            continue;
+        };
+        rows += 1;
+        assert_eq!(number, rows, "{row}");
+        let cell = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+        let names = cell.split(|c: char| !c.is_ascii_alphanumeric() && !"_:…".contains(c));
+        for name in names.filter(|name| name.contains("::") || name.contains('_')) {
+            let (module, test) = name.rsplit_once("::").unwrap_or(("live", name));
+            let module = module.trim_end_matches(':');
+            let text = ["", "live/"].map(|dir| suite.join(format!("{dir}{module}.rs")));
+            let text = text.iter().find(|file| file.exists()).unwrap_or_else(|| panic!("{name}"));
+            let text = fs::read_to_string(text).unwrap();
+            let test = test.trim_end_matches(':');
+            let wanted = match test.strip_suffix('…') {
+                Some(start) => format!("\nfn {start}"),
+                None => format!("\nfn {test}("),
+            };
+            assert!(test.is_empty() || text.contains(&wanted), "{number}: {name}");
+        }
+    }
+    assert_eq!(rows, 31);
+}
 
 /// A stranger's disk with a dirty journal and another build's stick stay as they are, a menu
 /// that Rufus rewrote is no damage, and one flipped byte is named; the log is left on the medium.

@@ -102,7 +102,6 @@ find_image_on_medium() {
 			trouble "the medium of this build was not found in $opt_timeout s" look_again && break
 		done
 	fi
-	stop_plugging
 	say "medium: $medium_name, after $(uptime_seconds) s"
 	cp "$MEDIUM/.disk/info" "$LIVE/info" 2>/dev/null
 	image=$MEDIUM/$INSTALL_DIR/$IMAGE
@@ -198,6 +197,7 @@ resolve_in() {
 }
 
 clean_up() {
+	stop_plugging
 	cp /etc/liveiso/id "$LIVE/id"
 	rm -rf "$SEEN" "$ASKED" "$ASKED".*
 	rm -f "$LIVE/lease.sh" "$LIVE/loader" "$LIVE/digest" "$LIVE/pipe" "$LIVE/server" "$LIVE/offered" "$LIVE/verdict" "$LIVE/question"
@@ -214,6 +214,8 @@ hand_over() {
 	mkdir -p "$NEWROOT/proc" "$NEWROOT/sys" "$NEWROOT/dev" "$NEWROOT/run"
 	[ "$opt_debug" ] && { set +x; exec 2>/dev/console; }
 	[ -e /squash/loader.sh ] && release_squash # defined there
+	# Its arguments are words, whatever is in them.
+	set -f
 	for dir in dev sys run proc; do
 		/bin/busybox mount -o move "/$dir" "$NEWROOT/$dir"
 	done

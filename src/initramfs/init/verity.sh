@@ -31,7 +31,7 @@ open_verity() {
 		return 1
 	fi
 	for path in /sys/class/block/dm-*; do
-		[ "$(cat "$path/dm/name")" = "$VERITY_NAME" ] && VERITY_DEVICE=/dev/${path##*/}
+		[ "$(cat "$path/dm/name" 2>/dev/null)" = "$VERITY_NAME" ] && VERITY_DEVICE=/dev/${path##*/}
 	done
 }
 

@@ -16,7 +16,7 @@ fn nbd_luks_iso() -> &'static Path {
 }
 
 /// The same, unpacked once.
-fn nbd_luks() -> Unpacked {
+pub fn nbd_luks() -> Unpacked {
     static TREE: OnceLock<PathBuf> = OnceLock::new();
     let tree = TREE.get_or_init(|| {
         let iso = nbd_luks_iso();
@@ -81,7 +81,8 @@ fn key_stick(dir: &Path, label: &str, name: &str, file: &Path) -> PathBuf {
     stick
 }
 
-fn networked(medium: &Unpacked, words: &str) -> Live {
+/// A machine with a network card.
+pub fn networked(medium: &Unpacked, words: &str) -> Live {
     let mut live = boot(medium, 256, words);
     live.arguments(&["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net"]);
     live
@@ -163,8 +164,10 @@ fn a_passphrase_opens_a_root_of_ones_own() {
     guest.says("Passphrase for cryptroot: ");
     guest.types(KEY);
     guest.says(":: image: /dev/mapper/cryptroot\n");
-    guest.says("!! verify: /dev/mapper/cryptroot is a root of its own (ext4), of which this build has no digests");
-    guest.says("!! hook 00-image.sh: once more, please\n");
+    guest.says(
+        "!! verify: /dev/mapper/cryptroot is a root of its own (ext4), of which this build has no digests",
+    );
+    guest.says("!! hook 01-image.sh: once more, please\n");
     guest.says("power off > ");
     guest.types("r");
     guest.says(":: the image is there\n");
