@@ -66,7 +66,7 @@ fn init_has_the_line_ventoy_looks_for() {
 /// directory in place of /run; returns what it prints.
 fn in_init(dir: &Path, script: &str) -> String {
     let dir = dir.display();
-    let parts = ["say", "options", "probe", "medium", "memory", "root", "persist"]
+    let parts = ["say", "options", "drivers", "probe", "medium", "memory", "root", "persist"]
         .map(|part| format!(". {INIT}/{part}.sh\n"))
         .concat();
     let whole = format!(
@@ -168,6 +168,7 @@ fn options_and_their_other_spellings() {
         ("rd.break=mountroot", &[("opt_break", "mount")]),
         ("modprobe.blacklist=a,b_c;d module_blacklist=e-1", &[("opt_blacklist", " a  e-1 ")]),
         ("modules=x,y", &[("opt_modules", " x y ")]),
+        ("keymap=us kmap=de-latin1", &[("opt_keymap", "de-latin1")]),
         ("init=/bin/sh", &[("opt_init", "/bin/sh")]),
         ("init=sh", defaults),
         ("single x 3 toram -- --log a=b", &[("opt_init_args", " single 3 --log a=b")]),
@@ -494,6 +495,33 @@ fn an_answer_that_comes_too_late_is_dropped() {
             ls \"$SEEN\"; rm -f \"$record\".*
         done";
     assert_eq!(in_init(dir.path(), script), "sda\nsda.type\nsda\n");
+}
+
+/// A layout that is not there is said with those that are; a name is no path.
+#[test]
+fn keyboard_layouts_are_those_of_the_initramfs() {
+    let dir = TempDir::new().unwrap();
+    fs::create_dir(dir.path().join("kmap")).unwrap();
+    for name in ["de.bmap", "fr.bmap", "notes"] {
+        fs::write(dir.path().join("kmap").join(name), name).unwrap();
+    }
+    fs::write(dir.path().join("out.bmap"), "x").unwrap();
+    let missing = |name: &str| {
+        format!("!! kmap={name}: this initramfs has no such keyboard layout; it has: de.bmap fr.bmap\n")
+    };
+    for (name, expected) in [
+        ("de", "de.bmap".to_string()),
+        ("es", missing("es")),
+        ("../out", missing("../out")),
+        ("*", missing("*")),
+    ] {
+        let script = format!(
+            "warn() {{ echo \"!! $*\"; }}; loadkmap() {{ cat; }}; KEYMAPS=$LIVE/kmap
+            opt_keymap={}; load_keymap",
+            quoted(name)
+        );
+        assert_eq!(in_init(dir.path(), &script), expected, "{name}");
+    }
 }
 
 /// Which devices get a driver in the live root.

@@ -38,12 +38,12 @@
 //! | 22 | kernel's xz refuses | initramfs:: (read back: check type, dictionary, alignment) |
 //! | 23 | losetup of busybox | every test here: no --show, loop loaded first |
 //! | 24 | exit from the shell is a panic | a_flipped_byte… (a shell below the menu; PID 1 only waits) |
-//! | 25 | journals replayed | a_flipped_byte…, after_toram…, init::mount_options_forbid_every_replay |
+//! | 25 | journals replayed | a_flipped_byte…, after_toram…, init::mount_options_forbid_every_replay, init::the_log_goes…, init::changes_wait… |
 //! | 26 | upper layer on FAT | changes_persist…: only ext file systems; the file on FAT is one (beyond::changes_persist_in_a_file_on_fat, by request) |
 //! | 27 | rootfs.img in squashfs | none: the squashfs is the root |
 //! | 28 | dd-written hybrid seen only as a whole disk | a_flipped_byte… (whole disk without partitions) |
-//! | 29 | slow drive, no medium at first | none: QEMU's drive is ready at once; empty drives are asked again on every round |
-//! | 30 | 4096-byte sectors | none yet: /init goes through a loop device; boot once before release |
+//! | 29 | slow drive, no medium at first | init::empty_drives_are_asked…; QEMU's drive is ready at once |
+//! | 30 | 4096-byte sectors | devices::a_stick_of_4096_byte_sectors (by request) |
 //! | 31 | busybox's gaps | init::shellcheck…, and every boot here runs on busybox-static alone |
 
 mod beyond;
@@ -244,11 +244,13 @@ fn changes_persist_on_the_mediums_own_disk() {
     // A journal that was not written back.
     let crashed = dirty(&changes);
     let disk = stick(dir.path(), tiny(), &crashed);
+    // The medium is an SD card now, whose size is a power of two.
+    fs::File::options().write(true).open(&disk).unwrap().set_len(256 << 20).unwrap();
     let before_dirty = sha256(&disk);
     let mut live = boot(&medium, 128, "persistence");
-    live.disk(&disk, DISK);
+    live.arguments(&["-device", "sdhci-pci"]).disk(&disk, "sd-card");
     let mut guest = live.start();
-    guest.says("!! persistence: /dev/vda3 was not closed cleanly (open): run e2fsck on it, or boot with persistence=replay; changes stay in RAM");
+    guest.says("!! persistence: /dev/mmcblk0p3 was not closed cleanly (open): run e2fsck on it, or boot with persistence=replay; changes stay in RAM");
     guest.logs_in();
     guest.ends("poweroff -f");
     assert_eq!(sha256(&disk), before_dirty);

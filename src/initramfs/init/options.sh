@@ -4,11 +4,14 @@
 # Nothing is evaluated: a word either matches here or is ignored.
 # shellcheck shell=sh disable=SC3043,SC2034,SC2154
 
+# Words the kernel does not know come as environment; these are nobody's to set.
+unlock_options=''
+
 opt_quiet='' opt_debug='' opt_loglevel='' opt_break='' opt_timeout=60
 opt_device='' opt_iso='' opt_iso_device='' opt_any_build=''
 opt_toram=auto opt_verify='' opt_rw_size=auto opt_zram=auto
 opt_persistence='' opt_net='' opt_nbd='' opt_nfs='' opt_key='' opt_root_hash=''
-opt_modules='' opt_blacklist='' opt_init=/sbin/init opt_init_args=''
+opt_modules='' opt_blacklist='' opt_keymap='' opt_init=/sbin/init opt_init_args=''
 
 # The words of $1, one a line. As in the kernel a double quote protects blanks,
 # in front of the word or of its value; unlike there every quote is removed.
@@ -68,6 +71,7 @@ read_option() {
 	modprobe.blacklist=* | module_blacklist=* | rd.driver.blacklist=*)
 		opt_blacklist="$opt_blacklist $(comma_words "$value")" ;;
 	modules=* | modules-load=* | rd.driver.pre=*) opt_modules="$opt_modules $(comma_words "$value")" ;;
+	kmap=* | keymap=* | vconsole.keymap=* | rd.vconsole.keymap=*) opt_keymap=$value ;;
 	init=/*) opt_init=$value ;;
 	single | s | S | [1-5] | emergency | -b) opt_init_args="$opt_init_args $1" ;;
 	esac

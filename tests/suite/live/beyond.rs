@@ -38,10 +38,23 @@ fn hooked(dir: &Path) -> (Unpacked, PathBuf) {
     let hooks = "media = [\"hooks/unlock.sh\"]\n";
     let text = fs::read_to_string(source.join("profile.toml")).unwrap();
     let more = format!("{hooks}mount = [\"hooks/image.sh\"]\nbottom = [\"hooks/root.sh\"]\n");
-    let changed = text.replace(hooks, &more).replace("[initramfs]\n", "[initramfs]\nlayout = \"squashed\"\n");
-    assert_eq!(changed.len(), text.len() + more.len() - hooks.len() + "layout = \"squashed\"\n".len());
+    let mut changed = text;
+    for (old, new) in [
+        (hooks, &*more),
+        ("[initramfs]\n", "[initramfs]\nlayout = \"squashed\"\n"),
+        ("programs = [", "programs = [\"/usr/local/sbin/own\", "),
+    ] {
+        assert_eq!(changed.matches(old).count(), 1, "{old}");
+        changed = changed.replace(old, new);
+    }
     fs::write(source.join("profile.toml"), changed).unwrap();
-    let image = "[ -e \"$LIVE/once\" ] || { touch \"$LIVE/once\"; fail \"once more, please\"; }\n\
+    // A program of airootfs, with libraries of packages.
+    let own = nbd_luks().tree.join("liveiso/i386/airootfs.sfs");
+    let program = source.join("airootfs/usr/local/sbin/own");
+    let script = format!("unsquashfs -cat {} usr/sbin/nbd-client", own.display());
+    fs::create_dir_all(program.parent().unwrap()).unwrap();
+    run("sh", &["-c".as_ref(), format!("{script} >{0} && chmod +x {0}", program.display()).as_ref()]);
+    let image = "say \"$(/usr/local/sbin/own -V)\"; [ -e \"$LIVE/once\" ] || { touch \"$LIVE/once\"; fail \"once more, please\"; }\n\
         [ -x \"$LIVE/ro/usr/sbin/init\" ] && say \"the image is there\"\n";
     fs::write(source.join("hooks/image.sh"), image).unwrap();
     let root = "[ -x \"$NEWROOT/usr/sbin/init\" ] && mkdir -p \"$NEWROOT/root\" && echo by a hook >\"$NEWROOT/root/note\"\n";
@@ -167,6 +180,7 @@ fn a_passphrase_opens_a_root_of_ones_own() {
     guest.says(
         "!! verify: /dev/mapper/cryptroot is a root of its own (ext4), of which this build has no digests",
     );
+    guest.says("This is nbd-client, from nbd 3");
     guest.says("!! hook 01-image.sh: once more, please\n");
     guest.says("power off > ");
     guest.types("r");
@@ -194,10 +208,12 @@ fn a_logical_volume_in_the_container() {
     assert_eq!(guest.ask(CHAIN), "group-root\ncopied\n");
     guest.ends("poweroff -f");
 
-    let mut live = beyond.boot(&chain, "");
+    let mut live = beyond.boot(&chain, "toram verify");
     live.usb("qemu-xhci", &beyond.stick);
     let mut guest = live.start();
     guest.says(":: image: /dev/dm-1\n");
+    guest.says(":: verify: the image is as it was built\n");
+    guest.says(":: /dev/dm-1 is released\n:: /dev/dm-0 is released\n:: /dev/nbd0 is released\n");
     guest.logs_in();
     guest.ends("poweroff -f");
 }
@@ -217,7 +233,15 @@ fn a_medium_on_a_network_block_device() {
     guest.ends("poweroff -f");
 }
 
-/// The image lies beside /init, for machines that get kernel and initramfs only.
+/// A keyboard layout as loadkeys -b writes it, of the plain keys only: all do what Q does.
+fn keymap() -> Vec<u8> {
+    let mut bytes = b"bkeymap\x01".to_vec();
+    bytes.extend([0; 255]);
+    bytes.extend([0x71, 0x0b].repeat(128));
+    bytes
+}
+
+/// The image lies beside /init, for machines that get kernel and initramfs only; and a keyboard layout.
 #[test]
 fn an_image_inside_the_initramfs() {
     let dir = tempfile::tempdir().unwrap();
@@ -228,17 +252,25 @@ fn an_image_inside_the_initramfs() {
         let path = format!("liveiso/boot/i386/{name}");
         fs::copy(medium.tree.join(&path), tree.join(&path)).unwrap();
     }
+    fs::create_dir_all(dir.path().join("more/etc/kmap")).unwrap();
+    fs::write(dir.path().join("more/etc/kmap/all-q.bmap"), keymap()).unwrap();
     let names = format!("liveiso\nliveiso/i386\n{image}\n");
     let script = format!(
-        "cd {} && chmod u+w {initrd} && printf '{names}' | cpio --quiet -o -H newc >>{initrd}",
+        "cd {}/more && chmod u+w {initrd} && printf 'etc/kmap\netc/kmap/all-q.bmap\n' | cpio --quiet -o -H newc >>{initrd}
+        cd {} && printf '{names}' | cpio --quiet -o -H newc >>{initrd}",
+        dir.path().display(),
         medium.tree.display(),
         initrd = tree.join("liveiso/boot/i386/initrd.img").display()
     );
     run("sh", &["-c".as_ref(), script.as_ref()]);
-    let mut guest = boot(&Unpacked { tree }, 512, "").start();
+    let mut guest = boot(&Unpacked { tree }, 512, "verify kmap=all-q").start();
     guest.says(":: image: in the initramfs\n");
+    guest.says(":: verify: the image is as it was built\n");
     guest.says("; image in RAM (");
     guest.logs_in();
+    // Behind magic and flags: what key 30, an A in America, does, and key 2 with Shift.
+    let keys = guest.ask("dumpkmap </dev/tty1 | dd bs=1 skip=263 count=512 2>/dev/null | hexdump -v -e '/2 \"%x \"' | cut -d ' ' -f 31,131");
+    assert_eq!(keys, "b71 21\n");
     guest.ends("poweroff -f");
 }
 
@@ -298,9 +330,9 @@ fn changes_persist_in_a_file_on_fat() {
     }
 }
 
-/// Changes on a LUKS partition of the medium's disk.
+/// Changes on a LUKS partition of the medium's disk; then they are looked at only.
 #[test]
-#[ignore = "boots twice; the parts are those of the two other tests"]
+#[ignore = "boots three times; the parts are those of the two other tests"]
 fn changes_persist_encrypted() {
     let dir = tempfile::tempdir().unwrap();
     let medium = nbd_luks();
@@ -327,4 +359,15 @@ fn changes_persist_encrypted() {
         assert_eq!(shown, if line.starts_with("cat") { "kept\n" } else { "" });
         guest.ends("busybox poweroff");
     }
+
+    let before = sha256(&disk);
+    let mut live = boot(&medium, 256, "persistence=ro liveiso.key=KEYSTICK:/root.key");
+    live.disk(&disk, DISK).usb("qemu-xhci", &keys);
+    let mut guest = live.start();
+    guest.says(":: liveiso-changes is unlocked; ");
+    guest.says(" over those on /dev/vda3");
+    guest.logs_in();
+    assert_eq!(guest.ask("cat /root/note; echo x >/root/new; cat /root/new"), "kept\nx\n");
+    guest.ends("busybox poweroff");
+    assert_eq!(sha256(&disk), before);
 }
