@@ -483,6 +483,25 @@ fn empty_drives_are_asked_one_question_at_a_time() {
     assert_eq!(in_init(dir.path(), script), "sr0 yes\nsr1 no\nsr2 no\nnone no\n");
 }
 
+/// A disk that does not answer does not hold up the search for a label; what is said late is heard.
+#[test]
+fn labels_are_looked_for_beside_the_search() {
+    let dir = TempDir::new().unwrap();
+    let script = "mkfifo \"$LIVE/disk\"
+        findfs() { case $1 in *slow) cat \"$LIVE/disk\" ;; *quick) echo /dev/sdb1 ;; *) return 1 ;; esac; }
+        for tag in LABEL=quick LABEL=slow 'LABEL=slow' UUID=none /dev/disk/by-label/quick; do
+            echo $tag $(named_device $tag)
+        done
+        echo /dev/sdc1 >\"$LIVE/disk\"
+        until named_device LABEL=slow; do usleep 10000; done
+        rm \"$LIVE/disk\"; ls \"$LIVE\"";
+    let expected = "LABEL=quick /dev/sdb1\nLABEL=slow\nLABEL=slow\nUUID=none\n\
+                    /dev/disk/by-label/quick /dev/sdb1\n/dev/sdc1\n";
+    assert_eq!(in_init(dir.path(), script), expected);
+    let blank = "findfs() { echo \"$1\"; }; named_device '/dev/disk/by-label/MY\\x20STICK'";
+    assert_eq!(in_init(dir.path(), blank), "LABEL=MY STICK\n");
+}
+
 /// What was read of a disk that was changed meanwhile is not taken for the new one's.
 #[test]
 fn an_answer_that_comes_too_late_is_dropped() {

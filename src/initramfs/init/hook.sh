@@ -38,7 +38,7 @@ find_labelled() {
 	end=$(($(uptime_seconds) + $2))
 	while true; do
 		while coldplug; do true; done
-		found=$(findfs "LABEL=$1" 2>/dev/null) && [ -b "$found" ] && return 0
+		found=$(find_tagged "LABEL=$1") && [ -b "$found" ] && return 0
 		now=$(uptime_seconds)
 		[ "$now" -ge "$end" ] && return 1
 		[ "$now" -ge $((announced + 5)) ] && announced=$now &&

@@ -98,11 +98,28 @@ named_device() {
 			[ "$(cat "$path/dm/name" 2>/dev/null)" = "${1##*/}" ] && echo "/dev/${path##*/}"
 		done
 		;;
-	/dev/disk/by-label/*) findfs "LABEL=$(printf %b "${1#/dev/disk/by-label/}")" 2>/dev/null ;;
-	/dev/disk/by-uuid/*) findfs "UUID=${1##*/}" 2>/dev/null ;;
+	/dev/disk/by-label/*) find_tagged "LABEL=$(printf %b "${1#/dev/disk/by-label/}")" ;;
+	/dev/disk/by-uuid/*) find_tagged "UUID=${1##*/}" ;;
 	/dev/*) echo "$1" ;;
-	UUID=* | LABEL=*) findfs "$1" 2>/dev/null ;;
+	UUID=* | LABEL=*) find_tagged "$1" ;;
 	esac
+}
+
+# findfs reads every disk, and waits for a dying one: it gets two seconds, and what
+# it says later is heard later.
+find_tagged() {
+	local moments=0 answer
+	answer=$LIVE/tag.$(printf %s "$1" | md5sum | cut -c 1-16)
+	if [ ! -e "$answer.asked" ]; then
+		moments=40
+		true >"$answer.asked"
+		(findfs "$1" >"$answer.new"; mv "$answer.new" "$answer") >/dev/null 2>&1 &
+	fi
+	while [ ! -e "$answer" ] && [ "$moments" -gt 0 ]; do
+		moments=$((moments - 1))
+		usleep 50000
+	done
+	[ -e "$answer" ] && cat "$answer" && rm -f "$answer" "$answer.asked"
 }
 
 # Changes whenever the device or the disc in it does.

@@ -199,7 +199,7 @@ resolve_in() {
 clean_up() {
 	stop_plugging
 	cp /etc/liveiso/id "$LIVE/id"
-	rm -rf "$SEEN" "$ASKED" "$ASKED".*
+	rm -rf "$SEEN" "$ASKED" "$ASKED".* "$LIVE"/tag.*
 	rm -f "$LIVE/lease.sh" "$LIVE/loader" "$LIVE/digest" "$LIVE/pipe" "$LIVE/server" "$LIVE/offered" "$LIVE/verdict" "$LIVE/question"
 	rmdir "$TRIAL" 2>/dev/null
 	[ "$VERITY_DEVICE" ] && keep_means_to_close
