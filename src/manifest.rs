@@ -27,6 +27,9 @@ pub struct Manifest<'p> {
     pub artifacts: BTreeMap<String, FileDigest>,
     /// Files inside the ISO, by their path there.
     pub images: BTreeMap<String, FileDigest>,
+    /// With `verity`, what the root image's hash tree leads to, in lower-case hex.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub root_hash: Option<String>,
     /// What unpacking the initramfs takes.
     pub initramfs: InitramfsReport,
     /// The same for the second kernel's.

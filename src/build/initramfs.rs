@@ -8,13 +8,13 @@ use serde::Serialize;
 
 use super::SOURCE_DIGEST;
 use super::description;
-use super::root::digests;
+use super::root::{digests, lay_over};
 use crate::cache::{Cache, StageOutput};
 use crate::format::squashfs;
 use crate::initramfs::{self, Sizes};
 use crate::inspect::signers;
 use crate::kmod;
-use crate::plan::{Arch, Initramfs, Layout, Plan};
+use crate::plan::{Arch, Initramfs, Layout, Overlay, OverlayEntry, Plan};
 use crate::resolve::{Blame, Mistake, Mistakes};
 use crate::source;
 use crate::tree::{Kind, Tree};
@@ -39,8 +39,8 @@ struct Inputs<'p> {
     names: [&'p str; 3],
     initramfs: &'p Initramfs,
     packages: [Vec<&'p str>; 2],
-    /// Digests of the root's packages, where programs come from them.
-    programs: Vec<&'p str>,
+    /// Digests of the root's packages, and what of the overlays counts, where programs come from them.
+    programs: (Vec<&'p str>, Vec<Overlay>),
     /// Digest of the root image and its compression, where they matter.
     root: Option<&'p str>,
     root_compression: crate::plan::Compression,
@@ -73,8 +73,8 @@ pub fn stage(
         initramfs: &identity.initramfs,
         packages: [digests(&kernel_packages), digests(&plan.packages.initramfs)],
         programs: match identity.initramfs.programs.is_empty() {
-            true => Vec::new(),
-            false => digests(&plan.packages.root),
+            true => Default::default(),
+            false => (digests(&plan.packages.root), program_files(identity)),
         },
         root: root.map(|root| root.digest(image).sha256.as_str()),
         root_compression: plan.root.image.compression,
@@ -85,7 +85,7 @@ pub fn stage(
         // Kept apart from the base's packages: these give single programs only.
         let programs = match identity.initramfs.programs.is_empty() {
             true => Tree::new(),
-            false => source::unpacked_tree(cache, plan.arch, &plan.packages.root)?,
+            false => programs_tree(plan, cache)?,
         };
         let mut notes = String::new();
         let vmlinuz = kernel_image(&kernel)?;
@@ -111,6 +111,38 @@ pub fn stage(
         fs::write(dir.join(NOTES), notes).context("writing the notes")?;
         fs::write(dir.join(KERNEL), vmlinuz).context("writing the kernel")
     })
+}
+
+/// The root's packages and what of its overlays could be a program. Nothing is excluded yet, so that
+/// a program may be in the initramfs alone.
+fn programs_tree(plan: &Plan, cache: &Cache) -> Result<Tree> {
+    let mut tree = source::unpacked_tree(cache, plan.arch, &plan.packages.root)?;
+    for overlay in program_files(plan) {
+        lay_over(&mut tree, &overlay)
+            .with_context(|| format!("laying {} over the packages", overlay.origin))?;
+    }
+    Ok(tree)
+}
+
+/// Of the overlays what is a program, or what one may need: executable files, shared libraries, links,
+/// and whatever `programs` names. Other files may change without a new initramfs.
+fn program_files(plan: &Plan) -> Vec<Overlay> {
+    let programs = &plan.initramfs.programs;
+    let counts = |path: &str, entry: &OverlayEntry| match entry {
+        OverlayEntry::Directory => false,
+        OverlayEntry::Symlink { .. } => true,
+        OverlayEntry::File { executable, .. } => {
+            let name = path.rsplit('/').next().unwrap_or_default();
+            let is_library = name.ends_with(".so") || name.contains(".so.");
+            *executable || is_library || programs.iter().any(|p| p.trim_start_matches('/') == path)
+        }
+    };
+    let of = |overlay: &Overlay| {
+        let files = overlay.files.iter().filter(|(path, entry)| counts(path, entry));
+        let files = files.map(|(path, entry)| (path.clone(), entry.clone()));
+        Overlay { origin: overlay.origin.clone(), files: files.collect() }
+    };
+    plan.overlays.iter().map(of).filter(|overlay| !overlay.files.is_empty()).collect()
 }
 
 /// /init with its modules, plain or squashed.
@@ -220,6 +252,64 @@ pub fn notes(output: &StageOutput) -> Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::initramfs::test_plan;
+    use crate::kmod::testing::{Bits, program};
+    use crate::plan::InputFile;
+    use crate::tree::listing;
+
+    /// A program of airootfs with a library of airootfs, behind a link; what is no program does not count.
+    #[test]
+    fn programs_of_airootfs_come_with_their_libraries() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, bytes: Vec<u8>, executable| {
+            let path = dir.path().join(name);
+            fs::write(&path, &bytes).unwrap();
+            let (size, sha256) = (bytes.len() as u64, crate::cache::hex_sha256(&bytes));
+            let content = InputFile { path: Some(path), size, sha256 };
+            OverlayEntry::File { executable, content }
+        };
+        let tool = program(Bits::Elf32, "/lib/ld.so.2", &["libours.so.1"], None);
+        let library = program(Bits::Elf32, "/lib/ld.so.2", &[], None);
+        let link = OverlayEntry::Symlink { target: "tool-1".to_string() };
+        let files = [
+            ("usr/local/bin/tool", link),
+            ("usr/local/bin/tool-1", file("tool", tool, true)),
+            ("usr/local/lib/libours.so.1", file("library", library.clone(), false)),
+            ("usr/lib/ld.so.2", file("loader", library, true)),
+            ("etc/tool.conf", file("conf", b"x".to_vec(), false)),
+            ("etc/motd", file("motd", b"y".to_vec(), false)),
+            ("srv/", OverlayEntry::Directory),
+        ];
+        let mut plan = test_plan("i386", &[]);
+        let files = files.map(|(path, entry)| (path.to_string(), entry));
+        plan.overlays = vec![Overlay { origin: "airootfs".to_string(), files: files.into() }];
+        plan.initramfs.programs = vec!["/usr/local/bin/tool".to_string(), "/etc/tool.conf".to_string()];
+        let chosen = program_files(&plan);
+        let names: Vec<&str> = chosen[0].files.keys().map(String::as_str).collect();
+        let expected = [
+            "etc/tool.conf",
+            "usr/lib/ld.so.2",
+            "usr/local/bin/tool",
+            "usr/local/bin/tool-1",
+            "usr/local/lib/libours.so.1",
+        ];
+        assert_eq!(names, expected);
+
+        let mut root = source::merged_root(Arch::I386).unwrap();
+        lay_over(&mut root, &chosen[0]).unwrap();
+        let mut tree = Tree::new();
+        initramfs::add_programs(&plan, &root, &mut tree).unwrap();
+        let listing = listing(&tree).unwrap();
+        let files: Vec<&str> = listing.lines().filter_map(|line| line.strip_prefix("file ")).collect();
+        let files: Vec<&str> = files.iter().map(|line| line.split(" 0 0").next().unwrap()).collect();
+        let expected = [
+            "/etc/tool.conf 0644",
+            "/lib/ld.so.2 0755",
+            "/lib/libours.so.1 0644",
+            "/usr/local/bin/tool 0755",
+        ];
+        assert_eq!(files, expected);
+    }
 
     #[test]
     fn an_unsigned_kernel_is_refused_by_the_name_of_its_package() {

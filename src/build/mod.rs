@@ -201,6 +201,7 @@ fn finish(
         build_id: &build_id,
         artifacts: finished.clone(),
         images: images.clone(),
+        root_hash: root::verity(root)?.map(|verity| verity.root_hash),
         initramfs: initramfs.clone(),
         second_initramfs: second_initramfs.clone(),
         firmware_reads,

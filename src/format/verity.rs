@@ -17,9 +17,12 @@
 //! same image has the same tree. Left out: other digests and block sizes, error
 //! correction, signatures of the root hash.
 
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, ensure};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 /// Bytes of a block, of data and of the tree alike.
@@ -106,6 +109,50 @@ pub fn append(image: &mut (impl Read + Write + Seek)) -> Result<Verity> {
     Ok(verity)
 }
 
+/// A hash tree that was found behind an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Found {
+    /// Blocks of data it covers.
+    pub data_blocks: u64,
+    /// What it leads to, lower-case hex; whether the data fit it was not checked.
+    pub root_hash: String,
+}
+
+/// Looks for a hash tree like ours, of any maker, behind the image at `start` of a file, of which
+/// its own superblock says that `length` bytes are used.
+///
+/// # Errors
+/// Files that cannot be read.
+pub fn find(file: &File, start: u64, length: u64) -> Result<Option<Found>> {
+    let blocks = length.div_ceil(BLOCK_SIZE);
+    let block = |number: u64| -> Result<Option<[u8; BLOCK]>> {
+        let mut bytes = [0; BLOCK];
+        let at = number.checked_mul(BLOCK_SIZE).and_then(|at| at.checked_add(start));
+        match at.map(|at| file.read_exact_at(&mut bytes, at)) {
+            Some(Ok(())) => Ok(Some(bytes)),
+            Some(Err(error)) if error.kind() != std::io::ErrorKind::UnexpectedEof => {
+                Err(error).context("reading the hash tree")
+            }
+            _ => Ok(None),
+        }
+    };
+    let Some(superblock) = block(blocks)? else { return Ok(None) };
+    let salt_size = usize::from(u16::from_le_bytes([superblock[80], superblock[81]]));
+    let (Some(salt), true) = (superblock[88..344].get(..salt_size), superblock.starts_with(b"verity\0\0"))
+    else {
+        return Ok(None);
+    };
+    let expected = Verity { data_blocks: blocks, root_hash: [0; DIGEST], salt: [0; DIGEST], uuid: [0; 16] };
+    // All that decides how a digest is taken: versions, digest, block sizes, number of blocks.
+    let same = |range: std::ops::Range<usize>| superblock[range.clone()] == expected.superblock()[range];
+    if !same(8..16) || !same(32..80) {
+        return Ok(None);
+    }
+    let top = block(if blocks == 1 { 0 } else { blocks + 1 })?;
+    Ok(top.map(|top| Found { data_blocks: blocks, root_hash: hex(&salted(salt, &top)) }))
+}
+
 /// Of all the data, with words in front that make it ours.
 fn digest_of(image: &mut (impl Read + Seek), blocks: u64) -> Result<[u8; DIGEST]> {
     let mut hasher = Sha256::new_with_prefix("liveiso verity salt");
@@ -186,6 +233,33 @@ mod tests {
         assert_eq!((one.uuid[6] >> 4, one.uuid[8] >> 6), (8, 2));
         let words: Vec<&str> = "4096 4096 1 2 sha256".split(' ').collect();
         assert_eq!(one.table().split(' ').take(5).collect::<Vec<_>>(), words);
+    }
+
+    #[test]
+    fn a_tree_is_found_behind_an_image() {
+        for blocks in [1, 2, 129] {
+            let (image, verity) = with_tree(&vec![7; blocks * BLOCK]);
+            let found = |bytes: &[u8], length: u64| {
+                let mut file = tempfile::tempfile().unwrap();
+                file.write_all(&[&[1; 2048], bytes].concat()).unwrap();
+                find(&file, 2048, length).unwrap()
+            };
+            let length = (blocks * BLOCK) as u64;
+            let expected = Found { data_blocks: blocks as u64, root_hash: verity.root_hash_hex() };
+            assert_eq!(found(&image, length), Some(expected.clone()));
+            assert_eq!(found(&image, length - 4000), Some(expected));
+            let mut other = image.clone();
+            // The number of data blocks.
+            other[blocks * BLOCK + 72] ^= 1;
+            for (bytes, length) in [
+                (&image[..blocks * BLOCK], length),
+                (&image[..], length + BLOCK_SIZE),
+                (&image[..], u64::MAX),
+                (&other[..], length),
+            ] {
+                assert_eq!(found(bytes, length), None);
+            }
+        }
     }
 
     #[test]

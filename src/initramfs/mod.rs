@@ -26,6 +26,8 @@ mod sizes;
 mod squashed;
 
 pub use base::base_tree;
+#[cfg(test)]
+pub(crate) use base::tests::plan as test_plan;
 pub use hooks::add_hooks;
 pub use ioctl::ioctl_program;
 pub use kernel_config::check_kernel;

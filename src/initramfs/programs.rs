@@ -1,9 +1,10 @@
-//! Programs of the root's packages in the initramfs, with the libraries they need.
+//! Programs of the root in the initramfs, with the libraries they need: from its
+//! packages, or files of its overlays.
 //!
 //! The needs are those of the dynamic section (System V gABI, chapter 5): each
 //! DT_NEEDED is looked for where the dynamic loader would look, in the
 //! DT_RUNPATH of the file that needs it, then in Debian's library directories,
-//! always inside the packages' tree and never on the host. A library that a
+//! always inside the root's tree and never on the host. A library that a
 //! program loads by itself (dlopen) is not seen: name it among the programs.
 //! Libraries go to /lib, where every glibc looks.
 
@@ -19,10 +20,11 @@ use crate::tree::{Content, InodeId, Kind, Meta, Tree};
 /// A program of the host's size is a mistake (bytes).
 const MAX_PROGRAM: u64 = 64 << 20;
 
-/// Adds the plan's programs and their libraries from `packages`, the unpacked tree of the root's packages.
+/// Adds the plan's programs and their libraries from `packages`, the unpacked tree of the root's packages
+/// with its overlays.
 ///
 /// # Errors
-/// A [`Mistakes`] for programs the packages do not have, libraries that are missing by name, damaged files.
+/// A [`Mistakes`] for programs the tree does not have, libraries that are missing by name, damaged files.
 pub fn add_programs(plan: &Plan, packages: &Tree, tree: &mut Tree) -> Result<()> {
     let missing: Vec<Mistake> =
         plan.initramfs.programs.iter().filter_map(|path| mistake(packages, path)).collect();
@@ -43,8 +45,8 @@ fn mistake(packages: &Tree, path: &str) -> Option<Mistake> {
     let is_file = found.is_some_and(|id| matches!(packages.inode(id).kind, Kind::File(_)));
     (!is_file).then(|| Mistake {
         blame: Blame::Program(path.to_string()),
-        message: format!("no package of the root has the program `{path}`"),
-        help: "add its package to `packages`, or correct the path".to_string(),
+        message: format!("neither a package of the root nor airootfs has the program `{path}`"),
+        help: "add its package to `packages` or the file to airootfs, or correct the path".to_string(),
     })
 }
 
@@ -80,8 +82,8 @@ impl Copy<'_> {
         for library in needs.libraries {
             if self.done.insert(library.clone()) {
                 let found = self.find(&library, &needs.directories);
-                let found =
-                    found.with_context(|| format!("/{name} needs {library}, which no package has"))?;
+                let found = found
+                    .with_context(|| format!("/{name} needs {library}, which the root does not have"))?;
                 self.add_found(&format!("lib/{library}"), &found)?;
             }
         }
@@ -98,7 +100,12 @@ impl Copy<'_> {
             Arch::I386 => "i386-linux-gnu",
             Arch::Amd64 => "x86_64-linux-gnu",
         };
-        let standard = [format!("usr/lib/{triplet}"), "usr/lib".to_string(), "usr/lib64".to_string()];
+        // The order of Debian's ld.so.conf, with what ld.so looks through by itself behind it.
+        let standard = ["usr/local/lib", &format!("usr/local/lib/{triplet}"), &format!("usr/lib/{triplet}")]
+            .into_iter()
+            .chain(["usr/lib", "usr/lib64"])
+            .map(str::to_string)
+            .collect::<Vec<_>>();
         let mut places = directories.iter().chain(&standard).map(|dir| format!("{dir}/{library}"));
         places.find(|path| self.packages.resolve(path.as_bytes()).is_ok())
     }
@@ -211,12 +218,14 @@ link /usr/sbin/alias /sbin/tool
         let error = |programs| format!("{:#}", added(programs).unwrap_err());
         assert_eq!(
             error(&["/usr/bin/none", "/etc"]),
-            "no package of the root has the program `/usr/bin/none`; add its package to `packages`, or correct the path\n\
-             no package of the root has the program `/etc`; add its package to `packages`, or correct the path"
+            "neither a package of the root nor airootfs has the program `/usr/bin/none`; add its package to \
+             `packages` or the file to airootfs, or correct the path\n\
+             neither a package of the root nor airootfs has the program `/etc`; add its package to `packages` or \
+             the file to airootfs, or correct the path"
         );
         assert_eq!(
             error(&["/usr/bin/lost"]),
-            "adding /usr/bin/lost to the initramfs: /usr/bin/lost needs libz.so.1, which no package has"
+            "adding /usr/bin/lost to the initramfs: /usr/bin/lost needs libz.so.1, which the root does not have"
         );
     }
 

@@ -34,5 +34,10 @@ read -r words </proc/cmdline
 for word in $words; do
 	case $word in init=/*) program=${word#init=} ;; esac
 done
+# PID 1 must not die for a word of the command line.
+[ -x "$program" ] || {
+	echo "!! liveiso: $program is not a program of this system: starting /sbin/init"
+	program=/sbin/init
+}
 echo "liveiso: resident system, handing over to $program"
 exec "$program" "$@"

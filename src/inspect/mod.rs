@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::format::{erofs, fat, iso9660, squashfs};
+use crate::format::{erofs, fat, iso9660, squashfs, verity};
 use crate::tree::{Content, Kind, Tree, display_path};
 
 pub use gpt::{Gpt, GptPartition};
@@ -199,6 +199,9 @@ pub struct Image {
     /// An EROFS image's superblock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub erofs: Option<erofs::Parameters>,
+    /// The dm-verity hash tree behind it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verity: Option<verity::Found>,
 }
 
 /// Looks into an ISO.

@@ -193,6 +193,9 @@ fn write_systems(out: &mut String, it: &Inspection) -> std::fmt::Result {
             write!(out, ", {}, {} inodes", erofs_compression(erofs), erofs.inodes)?;
         }
         writeln!(out)?;
+        if let Some(verity) = &image.verity {
+            writeln!(out, "  verity       root hash {}", verity.root_hash)?;
+        }
     }
     for entry in it.menu.iter().filter(|entry| !entry.kernel.is_empty()) {
         writeln!(out, "menu         {}:{} {}: {}", entry.config, entry.line, entry.title, entry.kernel)?;

@@ -1,11 +1,12 @@
 //! What a file is, by its first bytes: EFI program, kernel or root image.
 
+use std::fs::File;
 use std::io::Read;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::{FileEntry, Image, Kernel, Loader, Place, Program, kernel, pe};
-use crate::format::{erofs, squashfs};
+use crate::format::{erofs, squashfs, verity};
 use crate::tree::Content;
 
 /// EFI programs larger than this are not looked into (bytes).
@@ -28,10 +29,12 @@ pub(super) fn sort(
         && let Content::Slice { file: iso, offset, .. } = content
     {
         let parameters = squashfs::parameters(iso, *offset)?;
-        images.push(Image { file, format: "squashfs", squashfs: Some(parameters), erofs: None });
+        let verity = hash_tree(content, parameters.bytes_used)?;
+        images.push(Image { file, format: "squashfs", squashfs: Some(parameters), erofs: None, verity });
     } else if erofs::is_erofs(&start) {
         let parameters = erofs::parameters(&head(content, erofs::HEAD)?)?;
-        images.push(Image { file, format: "erofs", squashfs: None, erofs: Some(parameters) });
+        let verity = hash_tree(content, parameters.bytes_used)?;
+        images.push(Image { file, format: "erofs", squashfs: None, erofs: Some(parameters), verity });
     } else if start.get(0x202..0x206) == Some(b"HdrS") {
         let header = kernel::read(&head(content, kernel::HEAD)?);
         let bytes = if start.starts_with(b"MZ") { whole(content)? } else { Vec::new() };
@@ -52,6 +55,13 @@ pub(super) fn sort(
         }
     }
     Ok(())
+}
+
+/// What lies behind the `length` bytes of an image, if anything does.
+fn hash_tree(content: &Content, length: u64) -> Result<Option<verity::Found>> {
+    let Content::Slice { file, offset, .. } = content else { return Ok(None) };
+    let reading = || format!("opening {}", file.display());
+    verity::find(&File::open(file.as_path()).with_context(reading)?, *offset, length)
 }
 
 impl Loader {

@@ -284,9 +284,11 @@ fn a_squashed_initramfs_boots_where_a_plain_one_does_not_unpack_and_leaves_nothi
 }
 
 /// Root, no medium, no second root: the id and a shell are there, and / is what the kernel unpacked.
+/// A wrong word on the command line does not end PID 1.
 #[test]
 fn a_resident_root_boots() {
-    let initramfs = "[initramfs]\nlayout = \"resident\"\n\n[budget]\nmemory = \"48M\"\n";
+    let initramfs = "[boot]\nkernel-parameters = \"init=/none\"\n\n[initramfs]\nlayout = \"resident\"\n\n\
+                     [budget]\nmemory = \"48M\"\n";
     let dir = tiny_with(initramfs, &[]);
     let path = dir.path().join("profile.toml");
     let text = fs::read_to_string(&path).unwrap();
@@ -313,6 +315,11 @@ fn a_resident_root_boots() {
     assert_eq!((report.root_filesystem.as_str(), report.init_name.as_str()), ("rootfs", "init"));
     let (_, mounts) = shell.ask("cat /proc/mounts", deadline).unwrap();
     assert!(!mounts.contains("overlay") && !mounts.contains("squashfs"), "{mounts}");
+    let said = guest.serial.text();
+    assert!(
+        said.contains("!! liveiso: /none is not a program of this system: starting /sbin/init"),
+        "{said}"
+    );
 }
 
 /// What a build of a profile says that it cannot be.

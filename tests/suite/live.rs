@@ -2,7 +2,7 @@
 //! field. The kernel is started directly, with /init's options on its command
 //! line; the media are made here, by other people's tools.
 //!
-//! Needs qemu-system-x86, xorriso, mtools, dosfstools, exfatprogs, ntfs-3g, e2fsprogs, fdisk, cpio and cryptsetup-bin.
+//! Needs qemu-system-x86, xorriso, mtools, dosfstools, exfatprogs, ntfs-3g, e2fsprogs, fdisk, cpio, cryptsetup-bin and nfs-ganesha-vfs.
 //!
 //! Of the two ways with Ventoy the hook is taken: Ventoy puts a line in front of /init's line `mountroot`,
 //! maps the ISO file to a device and names it in LIVE_MEDIA. The other way, the mark `VENTOY COMPATIBLE`
@@ -38,12 +38,12 @@
 //! | 22 | kernel's xz refuses | initramfs:: (read back: check type, dictionary, alignment) |
 //! | 23 | losetup of busybox | every test here: no --show, loop loaded first |
 //! | 24 | exit from the shell is a panic | a_flipped_byte… (a shell below the menu; PID 1 only waits) |
-//! | 25 | journals replayed | a_flipped_byte…, after_toram…, init::mount_options_forbid_every_replay |
+//! | 25 | journals replayed | a_flipped_byte…, after_toram…, init::mount_options_forbid_every_replay, init::the_log_goes…, init::changes_wait… |
 //! | 26 | upper layer on FAT | changes_persist…: only ext file systems; the file on FAT is one (beyond::changes_persist_in_a_file_on_fat, by request) |
 //! | 27 | rootfs.img in squashfs | none: the squashfs is the root |
 //! | 28 | dd-written hybrid seen only as a whole disk | a_flipped_byte… (whole disk without partitions) |
-//! | 29 | slow drive, no medium at first | none: QEMU's drive is ready at once; empty drives are asked again on every round |
-//! | 30 | 4096-byte sectors | none yet: /init goes through a loop device; boot once before release |
+//! | 29 | slow drive, no medium at first | init::empty_drives_are_asked…; QEMU's drive is ready at once |
+//! | 30 | 4096-byte sectors | devices::a_stick_of_4096_byte_sectors (by request) |
 //! | 31 | busybox's gaps | init::shellcheck…, and every boot here runs on busybox-static alone |
 
 mod beyond;
@@ -52,6 +52,7 @@ mod init_systems;
 mod machine;
 mod media;
 mod nbd;
+mod nfs;
 mod verity;
 
 use std::fs;
@@ -64,6 +65,37 @@ use serde_json::json;
 use crate::support::{liveiso, profile, ran, tiny};
 use machine::boot;
 use media::{DISK, PARTITION_3, Unpacked, debugfs, dirty, exfat_with, ext4, fat_copy, run, sha256, stick};
+
+/// Every test that the table of failures names is there.
+#[test]
+fn the_tests_of_the_table_exist() {
+    let suite = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite");
+    let table = fs::read_to_string(suite.join("live.rs")).unwrap();
+    let mut rows = 0;
+    for row in table.lines().filter_map(|line| line.strip_prefix("//! | ")) {
+        let Some(number) = row.split(' ').next().and_then(|first| first.parse::<u32>().ok()) else {
+            continue;
+        };
+        rows += 1;
+        assert_eq!(number, rows, "{row}");
+        let cell = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+        let names = cell.split(|c: char| !c.is_ascii_alphanumeric() && !"_:…".contains(c));
+        for name in names.filter(|name| name.contains("::") || name.contains('_')) {
+            let (module, test) = name.rsplit_once("::").unwrap_or(("live", name));
+            let module = module.trim_end_matches(':');
+            let text = ["", "live/"].map(|dir| suite.join(format!("{dir}{module}.rs")));
+            let text = text.iter().find(|file| file.exists()).unwrap_or_else(|| panic!("{name}"));
+            let text = fs::read_to_string(text).unwrap();
+            let test = test.trim_end_matches(':');
+            let wanted = match test.strip_suffix('…') {
+                Some(start) => format!("\nfn {start}"),
+                None => format!("\nfn {test}("),
+            };
+            assert!(test.is_empty() || text.contains(&wanted), "{number}: {name}");
+        }
+    }
+    assert_eq!(rows, 31);
+}
 
 /// A stranger's disk with a dirty journal and another build's stick stay as they are, a menu
 /// that Rufus rewrote is no damage, and one flipped byte is named; the log is left on the medium.
@@ -212,11 +244,13 @@ fn changes_persist_on_the_mediums_own_disk() {
     // A journal that was not written back.
     let crashed = dirty(&changes);
     let disk = stick(dir.path(), tiny(), &crashed);
+    // The medium is an SD card now, whose size is a power of two.
+    fs::File::options().write(true).open(&disk).unwrap().set_len(256 << 20).unwrap();
     let before_dirty = sha256(&disk);
     let mut live = boot(&medium, 128, "persistence");
-    live.disk(&disk, DISK);
+    live.arguments(&["-device", "sdhci-pci"]).disk(&disk, "sd-card");
     let mut guest = live.start();
-    guest.says("!! persistence: /dev/vda3 was not closed cleanly (open): run e2fsck on it, or boot with persistence=replay; changes stay in RAM");
+    guest.says("!! persistence: /dev/mmcblk0p3 was not closed cleanly (open): run e2fsck on it, or boot with persistence=replay; changes stay in RAM");
     guest.logs_in();
     guest.ends("poweroff -f");
     assert_eq!(sha256(&disk), before_dirty);

@@ -88,3 +88,19 @@ driverless_controllers() {
 			echo "  ${device##*/} class $class id $(cat "$device/vendor"):$(cat "$device/device")"
 	done
 }
+
+# The layout of the screen's keyboard, for passphrases and shells; the kernel keeps
+# it for the new root. The files (loadkeys -b writes them) are the profile's.
+KEYMAPS=/etc/kmap
+load_keymap() {
+	local file names=''
+	case $opt_keymap in */* | .*) ;; *) file=$KEYMAPS/$opt_keymap.bmap ;; esac
+	if [ -f "$file" ]; then
+		loadkmap <"$file" 2>>"$LOG" || log "kmap=$opt_keymap: no screen with a keyboard, or $file is damaged"
+		return
+	fi
+	for file in "$KEYMAPS"/*.bmap; do
+		[ -f "$file" ] && names="$names ${file##*/}"
+	done
+	warn "kmap=$opt_keymap: this initramfs has no such keyboard layout; it has:${names:- none}"
+}

@@ -86,8 +86,9 @@ rank_device() {
 	echo "$rank /dev/$1"
 }
 
-# /dev/NAME, UUID=… or LABEL=… as a device node. Without udev a device-mapper
-# name may have none of its own; the kernel's always exists.
+# /dev/NAME, UUID=… or LABEL=… as a device node, udev's links too (which write a
+# blank as \x20). Without udev a device-mapper name may have none of its own; the
+# kernel's always exists.
 named_device() {
 	local path
 	case $1 in
@@ -97,9 +98,28 @@ named_device() {
 			[ "$(cat "$path/dm/name" 2>/dev/null)" = "${1##*/}" ] && echo "/dev/${path##*/}"
 		done
 		;;
+	/dev/disk/by-label/*) find_tagged "LABEL=$(printf %b "${1#/dev/disk/by-label/}")" ;;
+	/dev/disk/by-uuid/*) find_tagged "UUID=${1##*/}" ;;
 	/dev/*) echo "$1" ;;
-	UUID=* | LABEL=*) findfs "$1" 2>/dev/null ;;
+	UUID=* | LABEL=*) find_tagged "$1" ;;
 	esac
+}
+
+# findfs reads every disk, and waits for a dying one: it gets two seconds, and what
+# it says later is heard later.
+find_tagged() {
+	local moments=0 answer
+	answer=$LIVE/tag.$(printf %s "$1" | md5sum | cut -c 1-16)
+	if [ ! -e "$answer.asked" ]; then
+		moments=40
+		true >"$answer.asked"
+		(findfs "$1" >"$answer.new"; mv "$answer.new" "$answer") >/dev/null 2>&1 &
+	fi
+	while [ ! -e "$answer" ] && [ "$moments" -gt 0 ]; do
+		moments=$((moments - 1))
+		usleep 50000
+	done
+	[ -e "$answer" ] && cat "$answer" && rm -f "$answer" "$answer.asked"
 }
 
 # Changes whenever the device or the disc in it does.
@@ -120,17 +140,22 @@ probed() {
 	if [ "$(sed -n 1p "$record" 2>/dev/null)" != "$key" ]; then
 		rm -f "$record".*
 		printf '%s\n' "$key" >"$record"
-		start_reading "$1" "$record"
+		start_reading "$1" "$record" "$key"
 	fi
 	[ -e "$record.type" ] || return 1
 	[ -e "$record.verdict" ] || return 0
-	asks_again "$1" && rm -f "$record.verdict" && start_reading "$1" "$record"
+	asks_again "$1" && rm -f "$record.verdict" && start_reading "$1" "$record" "$key"
 	return 1
 }
 
+# What comes too late, of a disk that was changed meanwhile, is dropped.
 start_reading() {
-	local moments=1
-	(filesystem_type "$1" >"$2.new" && mv "$2.new" "$2.type") &
+	local moments=1 new="$2.${3##*/}.reading"
+	true >"$new"
+	(
+		filesystem_type "$1" >"$new"
+		if [ "$(sed -n 1p "$2")" = "$3" ]; then mv "$new" "$2.type"; else rm -f "$new"; fi
+	) 2>/dev/null &
 	# Most answer at once: give them that moment before going round again. What was
 	# named gets two seconds, or the same files might be found elsewhere meanwhile.
 	case $named in *" $1 "*) moments=40 ;; esac
@@ -140,17 +165,19 @@ start_reading() {
 	done
 }
 
-# A disc drive that had nothing to read may still be spinning up.
+# What had nothing to read may still be spinning up; but one question at a time.
 asks_again() {
-	case $1 in
-	/dev/sr*) grep -q empty "$SEEN/${1##*/}.type" ;;
-	*) return 1 ;;
-	esac
+	local size=0 record="$SEEN/${1##*/}"
+	grep -q empty "$record.type" && ! ls "$record".*.reading >/dev/null 2>&1 || return 1
+	case $1 in /dev/sr*) return 0 ;; esac
+	read -r size 2>/dev/null <"/sys/class/block/${1##*/}/size"
+	[ "$size" -gt 0 ]
 }
 
 # Mounts device $1 and looks for the marker; on success $MEDIUM is mounted.
 judge() {
 	local record="$SEEN/${1##*/}" type verdict=''
+	judged=$1
 	read -r type <"$record.type"
 	if mount_readonly "$1" "$type" "$TRIAL"; then
 		if is_our_medium "$TRIAL"; then
@@ -177,13 +204,22 @@ is_our_medium() {
 		for other in "$1/$INSTALL_DIR"/*.id; do
 			[ -e "$other" ] || continue
 			verdict="another build: ${other##*/}"
-			[ "$opt_any_build" ] && [ -f "$1/$INSTALL_DIR/$IMAGE" ] && return 0
+			any_build_here && [ -f "$1/$INSTALL_DIR/$IMAGE" ] && return 0
 		done
 		return 1
 	fi
 	[ -f "$1/$INSTALL_DIR/$IMAGE" ] && return 0
 	verdict="our medium, but $INSTALL_DIR/$IMAGE is missing: copied only in part?"
 	return 1
+}
+
+# Another build's medium is taken from the device a person chose, or from any when
+# the command line says so.
+any_build_here() {
+	case $judged in
+	"$opt_any_build" | "$opt_any_build"[0-9]* | "$opt_any_build"p[0-9]*) [ "$opt_any_build" ] ;;
+	*) [ "$opt_any_build" = 1 ] ;;
+	esac
 }
 
 # An ISO file on the disk mounted on $TRIAL (device $1, file system $2): the one

@@ -50,14 +50,16 @@ medium_is_quick() {
 # Copies the image ($image) to RAM if that is the plan; then the medium is let
 # go, so that it can be pulled, and $image names the copy.
 copy_to_ram() {
-	local need
-	need=$(file_kb "$image")
+	# shellcheck disable=SC2153 # IMAGE is the builder's word
+	local need source="$image" copy="$LIVE/toram/${IMAGE##*/}"
+	# Of a device only what the image takes is copied.
+	if [ "$image_bytes" ]; then need=$(((image_bytes + 1023) / 1024)); else need=$(file_kb "$image"); fi
 	should_copy "$need" "$(meminfo MemAvailable)" || return 0
 	mkdir -p "$LIVE/toram"
 	mount -t tmpfs -o "size=$((need + 64))k,mode=0755,nosuid,nodev" toram "$LIVE/toram" || return 0
-	if copy_with_progress "$image" "$LIVE/toram/${image##*/}" "$need"; then
-		image=$LIVE/toram/${image##*/}
-		release_medium
+	if copy_with_progress "$image" "$copy" "$need"; then
+		image=$copy
+		if [ "$image_bytes" ]; then release_device "$source"; else release_medium; fi
 	else
 		warn "copying to RAM failed; running from the medium: $(tail -n 1 "$LOG")"
 		umount "$LIVE/toram"
@@ -67,7 +69,8 @@ copy_to_ram() {
 copy_with_progress() {
 	local copier copied=0 shown=0
 	say "copying $(mib "$3") MiB to RAM"
-	cp "$1" "$2" 2>>"$LOG" &
+	# shellcheck disable=SC2086 # two words, or none
+	dd if="$1" of="$2" bs=64k status=none ${image_bytes:+iflag=count_bytes count=$image_bytes} 2>>"$LOG" &
 	copier=$!
 	while kill -0 "$copier" 2>/dev/null; do
 		sleep 1
@@ -85,6 +88,7 @@ release_medium() {
 	[ "$loop" ] && losetup -d "$loop"
 	grep -q " $ISO_DISK " /proc/mounts && umount "$ISO_DISK"
 	rmdir "$ISO_DISK" 2>/dev/null
+	case $medium_device in /dev/nbd* | /dev/dm-* | /dev/mapper/*) [ -f "$LIBRARY/hook.sh" ] && part hook && release_device "$medium_device" ;; esac
 	medium_device=''
 	return 0
 }

@@ -4,11 +4,14 @@
 # Nothing is evaluated: a word either matches here or is ignored.
 # shellcheck shell=sh disable=SC3043,SC2034,SC2154
 
+# Words the kernel does not know come as environment; these are nobody's to set.
+unlock_options=''
+
 opt_quiet='' opt_debug='' opt_loglevel='' opt_break='' opt_timeout=60
 opt_device='' opt_iso='' opt_iso_device='' opt_any_build=''
 opt_toram=auto opt_verify='' opt_rw_size=auto opt_zram=auto
 opt_persistence='' opt_net='' opt_nbd='' opt_nfs='' opt_key='' opt_root_hash=''
-opt_modules='' opt_blacklist='' opt_init=/sbin/init opt_init_args=''
+opt_modules='' opt_blacklist='' opt_keymap='' opt_init=/sbin/init opt_init_args=''
 
 # The words of $1, one a line. As in the kernel a double quote protects blanks,
 # in front of the word or of its value; unlike there every quote is removed.
@@ -51,8 +54,8 @@ read_option() {
 	fromiso=/dev/* | isofrom=/dev/*) split_device_path "${value#/dev/}" ;;
 	liveiso.anyid) opt_any_build=1 ;;
 	toram | copytoram | liveiso.toram | rd.live.ram) opt_toram=y ;;
-	toram=* | copytoram=* | liveiso.toram=* | rd.live.ram=*) opt_toram=$(yes_or_no "$value" auto) ;;
-	persistence | liveiso.persistence) opt_persistence=rw ;;
+	toram=* | copytoram=* | liveiso.toram=* | rd.live.ram=*) opt_toram=$(toram_choice "$value") ;;
+	persistence | persistent | liveiso.persistence) opt_persistence=rw ;;
 	persistence=* | liveiso.persistence=*) opt_persistence=$(persistence_mode "$value") ;;
 	persistence-read-only) opt_persistence=ro ;;
 	liveiso.net=* | fetch=* | archiso_http_srv=*) opt_net=$value ;;
@@ -60,7 +63,7 @@ read_option() {
 	liveiso.nfs=* | nfsroot=*:/* | archiso_nfs_srv=*) opt_nfs=$value ;;
 	liveiso.key=*) opt_key=$value ;;
 	verify | checksum | liveiso.verify | verify-checksums | rd.live.check) opt_verify=y ;;
-	verify=* | checksum=*) opt_verify=$(yes_or_no "$value") ;;
+	verify=* | checksum=* | liveiso.verify=* | verify-checksums=*) opt_verify=$(yes_or_no "$value") ;;
 	liveiso.verity=* | roothash=* | dm-verity-root-hash=*) opt_root_hash=$value ;;
 	liveiso.timeout=* | rootdelay=* | live-media-timeout=*) opt_timeout=$(number "$value" 60) ;;
 	liveiso.rwsize=* | cow_spacesize=* | overlay-size=*) opt_rw_size=$(size "$value" auto) ;;
@@ -68,6 +71,7 @@ read_option() {
 	modprobe.blacklist=* | module_blacklist=* | rd.driver.blacklist=*)
 		opt_blacklist="$opt_blacklist $(comma_words "$value")" ;;
 	modules=* | modules-load=* | rd.driver.pre=*) opt_modules="$opt_modules $(comma_words "$value")" ;;
+	kmap=* | keymap=* | vconsole.keymap=* | rd.vconsole.keymap=*) opt_keymap=$value ;;
 	init=/*) opt_init=$value ;;
 	single | s | S | [1-5] | emergency | -b) opt_init_args="$opt_init_args $1" ;;
 	esac
@@ -83,17 +87,32 @@ stage_name() {
 	esac
 }
 
-# fromiso=/dev/sda1/dir/x.iso names device and file in one.
+# fromiso=/dev/sda1/dir/x.iso names device and file in one; udev's names of a device
+# have more parts.
 split_device_path() {
-	opt_iso_device=/dev/${1%%/*}
-	opt_iso=/${1#*/}
+	local parts=1 device='' rest="$1"
+	case $1 in
+	disk/by-*/*/*) parts=3 ;;
+	mapper/*/*) parts=2 ;;
+	esac
+	while [ "$parts" -gt 0 ]; do
+		device=$device/${rest%%/*} rest=${rest#*/} parts=$((parts - 1))
+	done
+	opt_iso_device=/dev$device
+	opt_iso=/$rest
 }
 
-# y or nothing; the word $2 itself stays.
+# y or nothing.
 yes_or_no() {
+	case $1 in y | yes | 1 | true | on) echo y ;; esac
+}
+
+# y, auto or nothing. live-boot's toram=FILE copies, too: that file is the image.
+toram_choice() {
 	case $1 in
-	y | yes | 1 | true | on) echo y ;;
-	"${2:-y}") echo "$2" ;;
+	auto) echo auto ;;
+	n | no | 0 | false | off) ;;
+	*) echo y ;;
 	esac
 }
 
@@ -114,11 +133,11 @@ number() {
 	esac
 }
 
-# A size in the words of tmpfs: number and an optional k, m, g or %.
+# A size in the words of tmpfs: number and an optional k, m, g or %. Zero would be no limit.
 size() {
 	local digits="${1%[kKmMgG%]}"
 	case $digits in
-	'' | *[!0-9]*) echo "$2" ;;
+	'' | *[!0-9]* | 0*) echo "$2" ;;
 	*) echo "$1" ;;
 	esac
 }

@@ -91,9 +91,17 @@ read_superblock() {
 	[ "$(echo "$block" | cut -c 117-118)" = 01 ] || changes_state=errors
 }
 
+# An ext file system that was not closed cleanly: it is mounted without its journal
+# here, and what is written past one that waits would be undone, or worse, later.
+was_left_open() {
+	(read_superblock "$1" && [ "$changes_state" != clean ])
+}
+
 mount_changes_rw() {
 	local device="$changes"
 	if [ ! -b "$changes" ]; then
+		verdict="the medium's own file system was not closed cleanly: run e2fsck on it"
+		was_left_open "$medium_device" && return 1
 		verdict="the medium is write-protected"
 		mount -o remount,rw "$MEDIUM" 2>>"$LOG" || return 1
 		attach_changes || return 1

@@ -67,11 +67,15 @@ run_hooks() {
 # Sets $image: in the initramfs, from the network, a device that a hook offered,
 # or on (or from) the medium.
 find_image() {
-	image=''
+	# Of an image on a device of its own: what it is, and how long.
+	image='' image_type='' image_bytes=''
 	# shellcheck disable=SC2153 # IMAGE is the builder's word
 	if [ -f "/$INSTALL_DIR/$IMAGE" ]; then
 		image=/$INSTALL_DIR/$IMAGE
 		say "image: in the initramfs"
+		[ "$opt_verify" ] && part verify && until verify_image; do
+			trouble "the image in the initramfs $verdict"
+		done
 	elif [ "$opt_net" ]; then
 		part verify
 		part network
@@ -80,7 +84,8 @@ find_image() {
 		done
 	elif [ -s "$LIVE/offered" ] && part hook && find_offered; then
 		say "image: $image"
-		case $opt_toram$opt_verify in *y*) warn "toram and verify are for media: $image is used as it is" ;; esac
+		[ "$opt_verify" ] && check_offered
+		copy_to_ram
 	else
 		find_image_on_medium
 	fi
@@ -97,7 +102,6 @@ find_image_on_medium() {
 			trouble "the medium of this build was not found in $opt_timeout s" look_again && break
 		done
 	fi
-	stop_plugging
 	say "medium: $medium_name, after $(uptime_seconds) s"
 	cp "$MEDIUM/.disk/info" "$LIVE/info" 2>/dev/null
 	image=$MEDIUM/$INSTALL_DIR/$IMAGE
@@ -125,21 +129,29 @@ image_filesystem() {
 }
 
 mount_image() {
+	local device="$image" reason="damaged medium, or the kernel lacks its compression"
 	mkdir -p "$LIVE/ro"
-	verdict="no loop device"
-	if [ -b "$image" ]; then
-		mount_readonly "$image" "$(filesystem_type "$image")" "$LIVE/ro"
-		return
+	LOOP='' VERITY_DEVICE='' verdict="no loop device"
+	if [ ! -b "$image" ]; then
+		attach_loop "$image" || return 1
+		device=$LOOP
 	fi
-	attach_loop "$image" || return 1
-	VERITY_DEVICE='' verdict="damaged medium, or the kernel lacks its compression"
-	if [ "$opt_root_hash" ] || [ -f /etc/liveiso/verity ]; then
-		part verity
-		open_verity "$LOOP" || { losetup -d "$LOOP"; return 1; }
+	if open_checked && mount_readonly "${VERITY_DEVICE:-$device}" "${image_type:-$(image_filesystem)}" "$LIVE/ro"; then
+		[ "$VERITY_DEVICE" ] && say "verity: every block of the image is checked when it is read"
+		return 0
 	fi
-	mount -t "$(image_filesystem)" -o ro "${VERITY_DEVICE:-$LOOP}" "$LIVE/ro" 2>>"$LOG" && return 0
 	[ "$VERITY_DEVICE" ] && close_verity
-	losetup -d "$LOOP"
+	[ "$LOOP" ] && losetup -d "$LOOP"
+	verdict=$reason
+	return 1
+}
+
+# With a hash tree $VERITY_DEVICE is what to mount; $reason says what failure means.
+open_checked() {
+	[ "$opt_root_hash" ] || [ -f /etc/liveiso/verity ] || return 0
+	part verity
+	open_verity "$device" && reason="damaged, or not the image of the root hash $root_hash" && return 0
+	reason=$verdict
 	return 1
 }
 
@@ -185,9 +197,10 @@ resolve_in() {
 }
 
 clean_up() {
+	stop_plugging
 	cp /etc/liveiso/id "$LIVE/id"
-	rm -rf "$SEEN" "$ASKED" "$ASKED".*
-	rm -f "$LIVE/lease.sh" "$LIVE/loader" "$LIVE/digest" "$LIVE/server" "$LIVE/offered" "$LIVE/verdict" "$LIVE/question"
+	rm -rf "$SEEN" "$ASKED" "$ASKED".* "$LIVE"/tag.*
+	rm -f "$LIVE/lease.sh" "$LIVE/loader" "$LIVE/digest" "$LIVE/pipe" "$LIVE/server" "$LIVE/offered" "$LIVE/verdict" "$LIVE/question"
 	rmdir "$TRIAL" 2>/dev/null
 	[ "$VERITY_DEVICE" ] && keep_means_to_close
 	log "handing over to $opt_init after $(uptime_seconds) s, MemAvailable $(meminfo MemAvailable) kB"
@@ -201,6 +214,8 @@ hand_over() {
 	mkdir -p "$NEWROOT/proc" "$NEWROOT/sys" "$NEWROOT/dev" "$NEWROOT/run"
 	[ "$opt_debug" ] && { set +x; exec 2>/dev/console; }
 	[ -e /squash/loader.sh ] && release_squash # defined there
+	# Its arguments are words, whatever is in them.
+	set -f
 	for dir in dev sys run proc; do
 		/bin/busybox mount -o move "/$dir" "$NEWROOT/$dir"
 	done

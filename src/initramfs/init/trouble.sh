@@ -21,7 +21,7 @@ trouble() {
 	done
 	close_menus
 	case $answer in
-	device\ *) opt_any_build=1 opt_device=/dev/${answer#device } ;;
+	device\ *) opt_device=/dev/${answer#device } opt_any_build=$opt_device ;;
 	esac
 	rm -f "$SEEN"/* 2>/dev/null
 	return $outcome
@@ -63,13 +63,25 @@ close_menus() {
 # The log goes onto the medium only when that is ours, found, and a copy on a
 # file system that can be written; what fits a photograph or a telephone else.
 save_log() {
-	local place
-	place=$(sed -n "s|^/dev/[^ ]* $MEDIUM \(vfat\|exfat\|ext4\) .*|\1|p" /proc/mounts)
-	if [ "$place" ] && mount -o remount,rw "$MEDIUM" 2>/dev/null; then
+	if log_fits_medium /proc/mounts && mount -o remount,rw "$MEDIUM" 2>/dev/null; then
 		{ cat "$LOG" && dmesg; } >"$MEDIUM/$INSTALL_DIR/log.txt" && show "The log is on the medium: $INSTALL_DIR/log.txt"
 		mount -o remount,ro "$MEDIUM"
 	fi
 	show "For a question about this: $(short_code)"
+}
+
+# Is a copy of the medium mounted, in the table $1, that can be written? Not the disk
+# an ISO file lies on, nor a journal that waits to be replayed: that would undo it.
+log_fits_medium() {
+	local device place type rest
+	while read -r device place type rest; do
+		[ "$place" = "$MEDIUM" ] || continue
+		case $type in
+		vfat | exfat) return 0 ;;
+		ext4) part persist && ! was_left_open "$device" && return 0 ;;
+		esac
+	done <"$1"
+	return 1
 }
 
 # Build, RAM, uptime, then each device and what it holds: enough to tell most cases.

@@ -13,28 +13,34 @@ VERITY_WORDS=/etc/liveiso/verity
 
 # Opens the image on loop device $1 by its tree: $VERITY_DEVICE is what to mount.
 open_verity() {
-	local data hash blocks start algorithm root salt path
+	local data hash blocks start algorithm salt path
 	verdict="the boot entry has a root hash, but this build's image has no hash tree"
 	[ -f "$VERITY_WORDS" ] || return 1
-	read -r data hash blocks start algorithm root salt <"$VERITY_WORDS"
-	root=${opt_root_hash:-$root}
+	read -r data hash blocks start algorithm root_hash salt <"$VERITY_WORDS"
+	same_root_hash "$opt_root_hash" "$root_hash" || return 1
 	load dm-mod dm-verity "$algorithm"
 	{
 		# struct dm_target_spec: first sector, sectors, status, next, type; its words.
 		le32 0 0 $((blocks * 8)) 0 0 0
 		field 16 verity
-		field 512 "1 $1 $1 $data $hash $blocks $start $algorithm $root $salt"
+		field 512 "1 $1 $1 $data $hash $blocks $start $algorithm $root_hash $salt"
 	} >"$LIVE/table"
 	if ! { device_mapper 3 0 && device_mapper 9 1 "$LIVE/table" && device_mapper 6 0; }; then
-		verdict="the kernel cannot check it against the root hash $root: $(dmesg | tail -n 1 | cut -c 1-100)"
+		verdict="the kernel cannot check it against the root hash $root_hash: $(dmesg | tail -n 1 | cut -c 1-100)"
 		close_verity
 		return 1
 	fi
 	for path in /sys/class/block/dm-*; do
-		[ "$(cat "$path/dm/name")" = "$VERITY_NAME" ] && VERITY_DEVICE=/dev/${path##*/}
+		[ "$(cat "$path/dm/name" 2>/dev/null)" = "$VERITY_NAME" ] && VERITY_DEVICE=/dev/${path##*/}
 	done
-	verdict="damaged, or not the image of the root hash $root"
-	say "verity: every block of the image is checked when it is read"
+}
+
+# The kernel would call an image damaged that has another root hash.
+same_root_hash() {
+	[ "$1" ] || return 0
+	[ "$(printf %s "$1" | tr A-F a-f)" = "$2" ] && return 0
+	verdict="the root hash of the boot entry is $1, that of this build $2: the entry was changed, or belongs to another build"
+	return 1
 }
 
 close_verity() {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::machine::{Live, boot};
-use super::media::{DISK, Unpacked, fat_copy, run, sha256, stick};
+use super::media::{DISK, Unpacked, ext4, fat_copy, run, sha256, stick};
 use super::nbd;
 use crate::support::{built, profile, tiny};
 
@@ -16,7 +16,7 @@ fn nbd_luks_iso() -> &'static Path {
 }
 
 /// The same, unpacked once.
-fn nbd_luks() -> Unpacked {
+pub fn nbd_luks() -> Unpacked {
     static TREE: OnceLock<PathBuf> = OnceLock::new();
     let tree = TREE.get_or_init(|| {
         let iso = nbd_luks_iso();
@@ -28,6 +28,43 @@ fn nbd_luks() -> Unpacked {
         Unpacked::at(iso, &to).tree
     });
     Unpacked { tree: tree.clone() }
+}
+
+/// The same with the layout `squashed` and hooks at the two later stages, of which the first fails
+/// once; unpacked, with its root as an ext4 file system.
+fn hooked(dir: &Path) -> (Unpacked, PathBuf) {
+    let source = dir.join("hooked");
+    run("cp", &["-r".as_ref(), profile("nbd-luks").as_ref(), source.as_ref()]);
+    let hooks = "media = [\"hooks/unlock.sh\"]\n";
+    let text = fs::read_to_string(source.join("profile.toml")).unwrap();
+    let more = format!("{hooks}mount = [\"hooks/image.sh\"]\nbottom = [\"hooks/root.sh\"]\n");
+    let mut changed = text;
+    for (old, new) in [
+        (hooks, &*more),
+        ("[initramfs]\n", "[initramfs]\nlayout = \"squashed\"\n"),
+        ("programs = [", "programs = [\"/usr/local/sbin/own\", "),
+    ] {
+        assert_eq!(changed.matches(old).count(), 1, "{old}");
+        changed = changed.replace(old, new);
+    }
+    fs::write(source.join("profile.toml"), changed).unwrap();
+    // A program of airootfs, with libraries of packages.
+    let own = nbd_luks().tree.join("liveiso/i386/airootfs.sfs");
+    let program = source.join("airootfs/usr/local/sbin/own");
+    let script = format!("unsquashfs -cat {} usr/sbin/nbd-client", own.display());
+    fs::create_dir_all(program.parent().unwrap()).unwrap();
+    run("sh", &["-c".as_ref(), format!("{script} >{0} && chmod +x {0}", program.display()).as_ref()]);
+    let image = "say \"$(/usr/local/sbin/own -V)\"; [ -e \"$LIVE/once\" ] || { touch \"$LIVE/once\"; fail \"once more, please\"; }\n\
+        [ -x \"$LIVE/ro/usr/sbin/init\" ] && say \"the image is there\"\n";
+    fs::write(source.join("hooks/image.sh"), image).unwrap();
+    let root = "[ -x \"$NEWROOT/usr/sbin/init\" ] && mkdir -p \"$NEWROOT/root\" && echo by a hook >\"$NEWROOT/root/note\"\n";
+    fs::write(source.join("hooks/root.sh"), root).unwrap();
+    let medium = Unpacked::at(&built(&source, "hooked").0, &dir.join("hooked-tree"));
+    let files = dir.join("files");
+    let image = medium.tree.join("liveiso/i386/airootfs.sfs");
+    run("unsquashfs", &["-q".as_ref(), "-n".as_ref(), "-d".as_ref(), files.as_ref(), image.as_ref()]);
+    let root = ext4(dir, "root.img", "root", 192, &files);
+    (medium, root)
 }
 
 /// The image in a LUKS 2 container that this key opens; made without device mapper.
@@ -57,7 +94,8 @@ fn key_stick(dir: &Path, label: &str, name: &str, file: &Path) -> PathBuf {
     stick
 }
 
-fn networked(medium: &Unpacked, words: &str) -> Live {
+/// A machine with a network card.
+pub fn networked(medium: &Unpacked, words: &str) -> Live {
     let mut live = boot(medium, 256, words);
     live.arguments(&["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net"]);
     live
@@ -99,24 +137,39 @@ impl Beyond {
     }
 }
 
-/// The classic: an encrypted network block device whose key is on a USB stick. Then without the
-/// stick: the passphrase is asked.
+/// The classic: an encrypted network block device whose key is on a USB stick; checked and copied to
+/// RAM, after which neither container nor server is needed.
 #[test]
 fn an_encrypted_network_root_opens_with_a_key_on_a_stick() {
     let beyond = Beyond::new();
     assert!(!fs::read(&beyond.container).unwrap().starts_with(b"hsqs"));
-    let mut live = beyond.boot(&beyond.container, "");
+    let mut live = beyond.boot(&beyond.container, "verify toram");
     live.usb("qemu-xhci", &beyond.stick);
     let mut guest = live.start();
     guest.says(":: attaching root of 10.0.2.2");
     guest.says(":: cryptroot is unlocked; /dev/sda may be removed");
     guest.says(":: image: /dev/mapper/cryptroot\n");
+    guest.says(":: verify: the image is as it was built\n");
+    guest.says(":: /dev/mapper/cryptroot is released\n:: /dev/nbd0 is released\n");
+    guest.says("; image in RAM (");
     guest.logs_in();
-    assert_eq!(guest.ask("cat /sys/block/dm-0/dm/name; findfs LABEL=KEYSTICK"), "cryptroot\n/dev/sda\n");
-    assert_eq!(guest.ask("grep -c cryptroot /proc/mounts; grep -c /dev/sda /proc/mounts"), "1\n0\n");
+    assert_eq!(guest.ask("ls -d /sys/block/dm-0; cat /sys/block/nbd0/size; findfs LABEL=KEYSTICK"), GONE);
+    assert_eq!(guest.ask("grep -c -e cryptroot -e nbd -e /dev/sda /proc/mounts"), "0\n");
     guest.ends("poweroff -f");
+}
 
-    let mut guest = beyond.boot(&beyond.container, "liveiso.key=OTHER:/root.key").start();
+/// What is left of container and network, and the stick's place.
+const GONE: &str = "ls: /sys/block/dm-0: No such file or directory\n0\n/dev/sda\n";
+
+/// Without the stick the passphrase is asked; in the container is a root of its own, an ext4 file
+/// system; hooks run at the later stages, and again when they failed; the initramfs is squashed.
+#[test]
+fn a_passphrase_opens_a_root_of_ones_own() {
+    let mut beyond = Beyond::new();
+    let (medium, root) = hooked(beyond.dir.path());
+    beyond.medium = medium;
+    let container = encrypted(beyond.dir.path(), &root, &beyond.dir.path().join("root.key"));
+    let mut guest = beyond.boot(&container, "verify liveiso.key=OTHER:/root.key").start();
     guest.says("!! no file system labelled OTHER with the key: the passphrase will do\n");
     guest.says("Passphrase for cryptroot: ");
     guest.types("wrong");
@@ -124,7 +177,18 @@ fn an_encrypted_network_root_opens_with_a_key_on_a_stick() {
     guest.says("Passphrase for cryptroot: ");
     guest.types(KEY);
     guest.says(":: image: /dev/mapper/cryptroot\n");
+    guest.says(
+        "!! verify: /dev/mapper/cryptroot is a root of its own (ext4), of which this build has no digests",
+    );
+    guest.says("This is nbd-client, from nbd 3");
+    guest.says("!! hook 01-image.sh: once more, please\n");
+    guest.says("power off > ");
+    guest.types("r");
+    guest.says(":: the image is there\n");
+    guest.says("; image on /dev/mapper/cryptroot, ");
     guest.logs_in();
+    assert_eq!(guest.ask("cat /root/note /sys/block/dm-0/dm/name"), "by a hook\ncryptroot\n");
+    assert_eq!(guest.ask("grep -c cryptroot.*ext4 /proc/mounts; grep -c squash: /proc/mounts"), "1\n0\n");
     assert!(!guest.guest.serial.text().contains("can be typed"));
     guest.ends("poweroff -f");
 }
@@ -144,27 +208,40 @@ fn a_logical_volume_in_the_container() {
     assert_eq!(guest.ask(CHAIN), "group-root\ncopied\n");
     guest.ends("poweroff -f");
 
-    let mut live = beyond.boot(&chain, "");
+    let mut live = beyond.boot(&chain, "toram verify");
     live.usb("qemu-xhci", &beyond.stick);
     let mut guest = live.start();
     guest.says(":: image: /dev/dm-1\n");
+    guest.says(":: verify: the image is as it was built\n");
+    guest.says(":: /dev/dm-1 is released\n:: /dev/dm-0 is released\n:: /dev/nbd0 is released\n");
     guest.logs_in();
     guest.ends("poweroff -f");
 }
 
-/// The whole medium on a network block device.
+/// The whole medium on a network block device; checked, copied to RAM and let go.
 #[test]
 fn a_medium_on_a_network_block_device() {
     let medium = nbd_luks();
     let port = nbd::serve(nbd_luks_iso(), "iso");
-    let mut guest = networked(&medium, &format!("liveiso.nbd=10.0.2.2:{port}/iso toram=n")).start();
+    let mut guest = networked(&medium, &format!("liveiso.nbd=10.0.2.2:{port}/iso toram verify")).start();
     guest.says(":: medium: /dev/nbd0 (iso9660), after ");
-    guest.says("; image on the medium, ");
+    guest.says(":: verify: every file of the medium is as it was built\n");
+    guest.says(":: /dev/nbd0 is released\n");
+    guest.says("; image in RAM (");
     guest.logs_in();
+    assert_eq!(guest.ask("cat /sys/block/nbd0/size"), "0\n");
     guest.ends("poweroff -f");
 }
 
-/// The image lies beside /init, for machines that get kernel and initramfs only.
+/// A keyboard layout as loadkeys -b writes it, of the plain keys only: all do what Q does.
+fn keymap() -> Vec<u8> {
+    let mut bytes = b"bkeymap\x01".to_vec();
+    bytes.extend([0; 255]);
+    bytes.extend([0x71, 0x0b].repeat(128));
+    bytes
+}
+
+/// The image lies beside /init, for machines that get kernel and initramfs only; and a keyboard layout.
 #[test]
 fn an_image_inside_the_initramfs() {
     let dir = tempfile::tempdir().unwrap();
@@ -175,17 +252,25 @@ fn an_image_inside_the_initramfs() {
         let path = format!("liveiso/boot/i386/{name}");
         fs::copy(medium.tree.join(&path), tree.join(&path)).unwrap();
     }
+    fs::create_dir_all(dir.path().join("more/etc/kmap")).unwrap();
+    fs::write(dir.path().join("more/etc/kmap/all-q.bmap"), keymap()).unwrap();
     let names = format!("liveiso\nliveiso/i386\n{image}\n");
     let script = format!(
-        "cd {} && chmod u+w {initrd} && printf '{names}' | cpio --quiet -o -H newc >>{initrd}",
+        "cd {}/more && chmod u+w {initrd} && printf 'etc/kmap\netc/kmap/all-q.bmap\n' | cpio --quiet -o -H newc >>{initrd}
+        cd {} && printf '{names}' | cpio --quiet -o -H newc >>{initrd}",
+        dir.path().display(),
         medium.tree.display(),
         initrd = tree.join("liveiso/boot/i386/initrd.img").display()
     );
     run("sh", &["-c".as_ref(), script.as_ref()]);
-    let mut guest = boot(&Unpacked { tree }, 512, "").start();
+    let mut guest = boot(&Unpacked { tree }, 512, "verify kmap=all-q").start();
     guest.says(":: image: in the initramfs\n");
+    guest.says(":: verify: the image is as it was built\n");
     guest.says("; image in RAM (");
     guest.logs_in();
+    // Behind magic and flags: what key 30, an A in America, does, and key 2 with Shift.
+    let keys = guest.ask("dumpkmap </dev/tty1 | dd bs=1 skip=263 count=512 2>/dev/null | hexdump -v -e '/2 \"%x \"' | cut -d ' ' -f 31,131");
+    assert_eq!(keys, "b71 21\n");
     guest.ends("poweroff -f");
 }
 
@@ -245,9 +330,9 @@ fn changes_persist_in_a_file_on_fat() {
     }
 }
 
-/// Changes on a LUKS partition of the medium's disk.
+/// Changes on a LUKS partition of the medium's disk; then they are looked at only.
 #[test]
-#[ignore = "boots twice; the parts are those of the two other tests"]
+#[ignore = "boots three times; the parts are those of the two other tests"]
 fn changes_persist_encrypted() {
     let dir = tempfile::tempdir().unwrap();
     let medium = nbd_luks();
@@ -274,4 +359,15 @@ fn changes_persist_encrypted() {
         assert_eq!(shown, if line.starts_with("cat") { "kept\n" } else { "" });
         guest.ends("busybox poweroff");
     }
+
+    let before = sha256(&disk);
+    let mut live = boot(&medium, 256, "persistence=ro liveiso.key=KEYSTICK:/root.key");
+    live.disk(&disk, DISK).usb("qemu-xhci", &keys);
+    let mut guest = live.start();
+    guest.says(":: liveiso-changes is unlocked; ");
+    guest.says(" over those on /dev/vda3");
+    guest.logs_in();
+    assert_eq!(guest.ask("cat /root/note; echo x >/root/new; cat /root/new"), "kept\nx\n");
+    guest.ends("busybox poweroff");
+    assert_eq!(sha256(&disk), before);
 }

@@ -59,6 +59,29 @@ fn sd_cards_nvme_and_ntfs_are_looked_at() {
     guest.ends("poweroff -f");
 }
 
+/// A stick whose sectors have 4096 bytes, which isofs reads through a loop device only.
+#[test]
+#[ignore = "boots twice; only old readers of magneto-optical discs and some card readers have such sectors"]
+fn a_stick_of_4096_byte_sectors() {
+    let dir = tempfile::tempdir().unwrap();
+    let stick = dir.path().join("stick.img");
+    fs::copy(tiny(), &stick).unwrap();
+    run("chmod", &["u+w".as_ref(), stick.as_ref()]);
+    let length = fs::metadata(&stick).unwrap().len().next_multiple_of(4096);
+    fs::File::options().write(true).open(&stick).unwrap().set_len(length).unwrap();
+    for (words, place) in [("", "image on the medium"), ("toram", "image in RAM (")] {
+        let mut live = boot(&Unpacked::of(tiny()), 256, words);
+        live.disk(&stick, "virtio-blk-pci,logical_block_size=4096,physical_block_size=4096");
+        let mut guest = live.start();
+        guest.says(":: medium: /dev/vda (iso9660)");
+        guest.says(place);
+        guest.logs_in();
+        let loops = if words.is_empty() { "2\n" } else { "1\n" };
+        assert_eq!(guest.ask("ls -d /sys/block/loop*/loop | wc -l"), loops);
+        guest.ends("poweroff -f");
+    }
+}
+
 /// A request to the device mapper about the device `ventoy`: linux/dm-ioctl.h.
 fn device_mapper(command: u32, target: Option<&[u8]>) -> Vec<u8> {
     let mut bytes = Vec::new();

@@ -21,8 +21,14 @@ pub struct Live {
 
 /// A Pentium III with this kernel and initramfs, RAM in MiB and words for /init.
 pub fn boot(medium: &Unpacked, memory_mib: u32, words: &str) -> Live {
-    let mut machine = Machine { memory_mib, ..Machine::new(Firmware::Bios, Medium::Cd) };
-    let boot = medium.tree.join("liveiso/boot/i386");
+    boot_on("pentium3", "i386", medium, memory_mib, words)
+}
+
+/// The same on this processor, with the kernel of this architecture.
+pub fn boot_on(cpu: &str, arch: &str, medium: &Unpacked, memory_mib: u32, words: &str) -> Live {
+    let machine = Machine::new(Firmware::Bios, Medium::Cd);
+    let mut machine = Machine { memory_mib, cpu: cpu.to_string(), ..machine };
+    let boot = medium.tree.join("liveiso/boot").join(arch);
     machine.extra = vec!["-kernel".into(), boot.join("vmlinuz").into(), "-initrd".into()];
     machine.extra.push(boot.join("initrd.img").into());
     machine.extra.push("-append".into());

@@ -10,9 +10,9 @@ use liveiso::format::verity;
 use liveiso::initramfs::ioctl_program;
 use liveiso::plan::Arch;
 
-use super::machine::boot;
-use super::media::Unpacked;
-use crate::support::{built, oracle, tiny_variant};
+use super::machine::{boot, boot_on};
+use super::media::{Unpacked, run};
+use crate::support::{built, liveiso, oracle, profile, ran, tiny_variant};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -136,6 +136,11 @@ fn a_flipped_bit_is_an_io_error() {
     let word = grub.split_whitespace().find_map(|word| word.strip_prefix("liveiso.verity=")).unwrap();
     let image_name = image.to_str().unwrap();
     oracle("veritysetup", &["verify", &place, image_name, image_name, word], dir.path());
+    let (_, stdout, _) = ran(liveiso(["inspect"]).arg(&iso).output().unwrap());
+    assert_eq!(stdout.matches(&format!("\n  verity       root hash {word}\n")).count(), 1, "{stdout}");
+    let manifest = fs::read(iso.with_extension("manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    assert_eq!(manifest["root-hash"], word);
     for file in ["boot/grub/grub.cfg", "isolinux/isolinux.cfg"] {
         let text = read(file);
         let entries = text.matches("/vmlinuz").count();
@@ -159,6 +164,48 @@ fn a_flipped_bit_is_an_io_error() {
     let answer = guest.ask("cat /root/noise | wc -c");
     assert_eq!(answer, "cat: read error: Input/output error\n131072\n");
     assert!(guest.ask("dmesg | grep verity").contains(" is corrupted"));
+    guest.types("poweroff");
+    guest.says("The medium is released.");
+    guest.ends("");
+}
+
+/// A 64-bit system whose initramfs is squashed: a boot entry with another root hash is refused in
+/// words; with its own it runs from RAM, checked all the same, and the disc can go.
+#[test]
+fn another_root_hash_is_refused_and_a_copy_in_ram_is_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("checked-amd64");
+    run("cp", &["-r".as_ref(), profile("secure").as_ref(), source.as_ref()]);
+    let text = fs::read_to_string(source.join("profile.toml")).unwrap();
+    let changed = text.replace("mode = \"unpacked\"\n", "mode = \"unpacked\"\nverity = true\n");
+    assert_ne!(text, changed);
+    let changed = format!("{changed}\n[initramfs]\nlayout = \"squashed\"\n");
+    fs::write(source.join("profile.toml"), changed).unwrap();
+    let iso = built(&source, "checked-amd64").0;
+    let medium = Unpacked::at(&iso, &dir.path().join("unpacked"));
+    let manifest = fs::read(iso.with_extension("manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    let root_hash = manifest["root-hash"].as_str().unwrap();
+
+    let other = "0123456789abcdef".repeat(4);
+    let mut live = boot_on("qemu64", "amd64", &medium, 256, &format!("liveiso.verity={other}"));
+    let mut guest = live.disc(&iso).start();
+    guest.says(&format!(
+        "!! the image cannot be mounted: the root hash of the boot entry is {other}, that of this build \
+         {root_hash}: the entry was changed, or belongs to another build\n"
+    ));
+    guest.says("power off > ");
+    guest.ends("p");
+
+    let upper = root_hash.to_ascii_uppercase();
+    let mut live = boot_on("qemu64", "amd64", &medium, 384, &format!("liveiso.verity={upper} toram"));
+    let mut guest = live.disc(&iso).start();
+    guest.says(":: /dev/sr0 (iso9660) may be removed now\n");
+    guest.says(":: verity: every block of the image is checked when it is read\n");
+    guest.says("; image in RAM (");
+    guest.logs_in();
+    assert_eq!(guest.ask("cat /sys/block/dm-0/dm/name; uname -m"), "liveiso-verity\nx86_64\n");
+    assert_eq!(guest.ask("grep -c -e /dev/sr0 -e squash: /proc/mounts"), "0\n");
     guest.types("poweroff");
     guest.says("The medium is released.");
     guest.ends("");
