@@ -172,6 +172,11 @@ pub(super) struct Process {
 impl Process {
     /// Starts a program with nothing to read and its messages in a log file.
     pub(super) fn start(tool: Tool, log: &Path) -> Result<Process> {
+        Process::start_with(tool, Stdio::null(), log)
+    }
+
+    /// The same with this as its standard input.
+    pub(super) fn start_with(tool: Tool, input: impl Into<Stdio>, log: &Path) -> Result<Process> {
         let shown = tool.shown();
         let writing = || format!("writing {}", log.display());
         let mut log_file = new_log(log)?;
@@ -179,7 +184,7 @@ impl Process {
         let output = log_file.try_clone().with_context(writing)?;
         let errors = log_file.try_clone().with_context(writing)?;
         let mut command: Command = tool.into_command();
-        command.stdin(Stdio::null()).stdout(output).stderr(errors);
+        command.stdin(input).stdout(output).stderr(errors);
         let mut child = command.spawn().with_context(|| format!("starting {shown}"))?;
         let pid = rustix::process::Pid::from_child(&child);
         match rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {

@@ -126,7 +126,8 @@ impl TestOptions {
             let (image, least) = (image_mib(subject), image_mib(subject) + firmware.default_memory_mib() / 2);
             (medium == Medium::Netboot && memory_mib < least).then(|| {
                 format!(
-                    "the image of {image} MiB is copied to RAM: over the network {least} MiB are the least"
+                    "the image of {image} MiB is copied to RAM: {least} MiB are the least; netboot-nbd leaves it on \
+                     the server"
                 )
             })
         });
