@@ -307,8 +307,8 @@ impl Machine {
         let mut network = OsString::from(format!("user,id=net,restrict=on,bootfile={program},tftp="));
         network.push(doubled_commas(dir.as_os_str()));
         if self.medium == Medium::NetbootNbd {
-            network.push(format!(",guestfwd=tcp:{NBD_SERVER}:10809-unix:"));
-            network.push(doubled_commas(nbd_socket(dir).as_os_str()));
+            network.push(format!(",guestfwd=tcp:{NBD_SERVER}:10809-cmd:sh "));
+            network.push(doubled_commas(&quoted(nbd_relay(dir).as_os_str())));
         }
         args.0.extend(["-netdev".into(), network]);
         args.words(&["-device", &format!("{card},netdev=net,bootindex=0")]);
@@ -341,9 +341,19 @@ impl Machine {
     }
 }
 
-/// The socket of the server for a directory of [`Medium::NetbootNbd`], beside it.
-pub(super) fn nbd_socket(dir: &Path) -> PathBuf {
-    dir.with_extension("sock")
+/// The shell script that connects to the server for a directory of [`Medium::NetbootNbd`], beside it.
+pub(super) fn nbd_relay(dir: &Path) -> PathBuf {
+    dir.with_extension("sh")
+}
+
+/// One word for a shell.
+fn quoted(text: &OsStr) -> OsString {
+    let parts: Vec<&[u8]> = text.as_bytes().split(|byte| *byte == b'\'').collect();
+    let inside = OsString::from_vec(parts.join(&br"'\''"[..]));
+    let mut word = OsString::from("'");
+    word.push(inside);
+    word.push("'");
+    word
 }
 
 /// A list of arguments under construction.
@@ -429,6 +439,14 @@ mod tests {
                 "/t/vars.fd -global driver=cfi.pflash01,property=secure,value=on -global ICH9-LPC.disable_s3=1",
             );
         assert_eq!(machine, expected);
+    }
+
+    #[test]
+    fn a_server_is_reached_through_a_relay() {
+        let machine = Machine::new(Firmware::Bios, Medium::NetbootNbd);
+        let words = machine.arguments(Some(Path::new("/t/it's,net")), Path::new("/none"));
+        let expected = r"user,id=net,restrict=on,bootfile=boot.ipxe,tftp=/t/it's,,net,guestfwd=tcp:10.0.2.100:10809-cmd:sh '/t/it'\''s,,net.sh'";
+        assert!(words.contains(&OsString::from(expected)), "{words:?}");
     }
 
     #[test]

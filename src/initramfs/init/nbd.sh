@@ -35,9 +35,9 @@ attach_nbd() {
 }
 
 connect_nbd() {
-	if [ -x /bin/netlink ]; then
-		nc -w 10 "$server" "$port" -e /bin/sh "$LIBRARY/nbd-connect.sh" "$name"
-	else
+	if command -v nbd-client >/dev/null; then
 		nbd-client "$server" "$port" "$found" ${name:+-N "$name"} -readonly -persist
+	else
+		nc -w 10 "$server" "$port" -e /bin/sh "$LIBRARY/nbd-connect.sh" "$name"
 	fi
 }
