@@ -3,12 +3,11 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::Context;
-
 use super::build::{ProfileImage, image_of, is_profile};
 use super::{CacheArgs, Failure, LockArgs};
 use crate::export::{Netboot, Options, Root, netboot};
 use crate::output::warn;
+use crate::scratch::Scratch;
 use crate::source::unpacked_tree;
 use crate::tree::Tree;
 
@@ -69,8 +68,7 @@ pub(super) fn run(command: &Command, color: bool) -> Result<(), Failure> {
 
 /// Builds the image, and takes loaders and drivers from the packages it was built of.
 fn of_profile(args: &NetbootArgs, options: Options<'_>, color: bool) -> Result<Netboot, Failure> {
-    let scratch =
-        tempfile::Builder::new().prefix("liveiso-export-").tempdir().context("making a directory")?;
+    let scratch = Scratch::new("export")?;
     let ProfileImage { iso, plan, cache } =
         image_of(&args.image, scratch.path(), &args.lock, &args.cache, color)?;
     let loaders = unpacked_tree(&cache, plan.arch, &plan.packages.loaders)?;

@@ -17,6 +17,7 @@ use crate::qemu::{
     record_boot_order, test,
 };
 use crate::resolve::{BOOT_ORDER, boot_order_text};
+use crate::scratch::Scratch;
 
 /// Where the search for the least RAM begins without a prediction (MiB).
 const FIRST_GUESS: u32 = 64;
@@ -107,7 +108,7 @@ pub(super) fn run(args: &Args, color: bool) -> Result<(), Failure> {
         let (iso, install_dir) = (args.image.clone(), args.install_dir.clone());
         return boot(args, &Image { iso, install_dir, budget: Budget::default(), profile: None });
     }
-    let scratch = tempfile::Builder::new().prefix("liveiso-test-").tempdir().context("making a directory")?;
+    let scratch = Scratch::new("test")?;
     let out = match &args.out {
         Some(dir) => dir,
         None if args.min_ram => Path::new("out"),

@@ -18,6 +18,7 @@ use crate::initramfs::{
 };
 use crate::kmod::{Elf, ModuleIndex, decompressed, kernel_versions, normalized_name};
 use crate::plan::{Arch, Compression};
+use crate::scratch::Scratch;
 use crate::tree::{Content, Kind, Meta, Tree, display_path};
 
 /// A kernel module larger than this is none (bytes).
@@ -44,7 +45,7 @@ pub(super) struct Sources<'s> {
 /// modules that a way needs and that are nowhere.
 pub(super) fn with_network(initrd: &[u8], sources: &mut Sources<'_>, ways: &[Root]) -> Result<Exported> {
     let (mut tree, parts) = unpack(initrd)?;
-    let scratch = tempfile::Builder::new().prefix("liveiso-initramfs-").tempdir()?;
+    let scratch = Scratch::new("initramfs")?;
     let unsquashed = unsquash(&tree, &scratch.path().join("files"))?;
     let is_squashed = unsquashed.is_some();
     if let Some(plain) = unsquashed {

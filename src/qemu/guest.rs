@@ -15,18 +15,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use serde::Serialize;
-use serde_json::Value;
-use tempfile::TempDir;
-
 use super::failure::{BootFailure, Ending, FailureKind, is_hopeless};
 use super::machine::{Arguments, MEDIUM_NODE, Machine};
 use super::qmp::Qmp;
 use super::report::{Report, Shell};
 use super::serial::{Serial, Stopped};
 use crate::host::{self, Tool};
+use crate::scratch::Scratch;
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::Serialize;
+use serde_json::Value;
 
 /// What QEMU is needed for, in messages.
 pub(super) const PURPOSE: &str = "booting the image";
@@ -154,11 +153,8 @@ fn content(log: &File) -> Vec<u8> {
 }
 
 /// Our own directory for sockets and firmware variables, closed to others.
-pub(super) fn scratch_dir() -> Result<TempDir> {
-    tempfile::Builder::new()
-        .prefix("liveiso-qemu-")
-        .tempdir()
-        .context("creating a directory for QEMU's sockets")
+pub(super) fn scratch_dir() -> Result<Scratch> {
+    Scratch::new("qemu")
 }
 
 /// A child that is killed when dropped.

@@ -19,13 +19,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use tempfile::TempDir;
 
 use super::guest::Process;
 use super::machine::{Firmware, Medium, NBD_SERVER};
 use super::subject::Subject;
 use crate::export::{self, Root};
 use crate::format::iso9660::SECTOR;
+use crate::scratch::Scratch;
 
 /// Media made for a run; they go with this value.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub struct Media {
     /// Ends with this value.
     _nbd_server: Option<Process>,
     /// Removed on drop.
-    _dir: TempDir,
+    _dir: Scratch,
 }
 
 impl Media {
@@ -44,8 +44,7 @@ impl Media {
     /// # Errors
     /// A missing program by its package, a full disk, an image without the files that a medium takes.
     pub fn make(subject: &Subject, machines: &[(Firmware, Medium)]) -> Result<Media> {
-        let dir =
-            tempfile::Builder::new().prefix("liveiso-media-").tempdir().context("making a directory")?;
+        let dir = Scratch::new("media")?;
         let (mut made, mut nbd_server) = (BTreeMap::new(), None);
         for medium in Medium::ALL {
             let firmwares: Vec<Firmware> =

@@ -36,10 +36,11 @@ pub(super) fn serve(subject: &Subject, dir: &Path) -> Result<Process> {
     block.words(&["--blockdev"]);
     block.path("driver=file,node-name=image,read-only=on,filename=", &dir.join(&images[0]));
     let export = format!("type=nbd,id=image,node-name=image,name={}", subject.install_dir);
-    let tool = Tool::new("setpriv", PURPOSE)?
-        .args(["--pdeathsig", "KILL"])
-        .arg(daemon)
-        .args(block.0)
-        .args(["--nbd-server", "addr.type=fd,addr.str=0,max-connections=0", "--export", &export]);
+    let tool = Tool::new("setpriv", PURPOSE)?.args(["--pdeathsig", "KILL"]).arg(daemon).args(block.0).args([
+        "--nbd-server",
+        "addr.type=fd,addr.str=0,max-connections=0",
+        "--export",
+        &export,
+    ]);
     Process::start_with(tool, OwnedFd::from(listener), &dir.with_extension("log"))
 }
