@@ -30,6 +30,8 @@ const DEBIAN_PACKAGES: &[(&str, &str)] = &[
     ("mcopy", "mtools"),
     ("syslinux", "syslinux"),
     ("grub-mkimage", "grub-common"),
+    ("busybox", "busybox-static"),
+    ("qemu-storage-daemon", "qemu-system-common"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("qemu-system-i386", "qemu-system-x86"),
 ];

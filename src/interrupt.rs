@@ -37,6 +37,7 @@ pub fn install() -> Result<()> {
             eprintln!("interrupted; nothing was written");
             end_children();
             crate::cache::remove_active_work_dirs();
+            crate::scratch::remove_all();
             std::process::exit(EXIT_CODE);
         }
     });

@@ -30,5 +30,6 @@ pub mod plan;
 pub mod profile;
 pub mod qemu;
 pub mod resolve;
+pub mod scratch;
 pub mod source;
 pub mod tree;

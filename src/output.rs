@@ -17,6 +17,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 use crate::cache::{DamagedEntry, Fingerprint, StageOutput, fingerprint_file};
+use crate::scratch::Scratch;
 use crate::tree::Content;
 
 /// Tells the user something that does not stop the build, on standard error.
@@ -112,29 +113,21 @@ pub fn publish_directory(dir: &Path, files: &BTreeMap<String, Content>) -> Resul
     ensure!(!taken, "{} is there already and not empty; remove it or name another directory", dir.display());
     fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
     remove_leftovers(parent)?;
+    // After a kill the next run removes it by its prefix.
     let staged =
-        StagedDirectory(parent.join(format!("{PREFIX}{}-{}", std::process::id(), name.to_string_lossy())));
-    make_directory(&staged.0)?;
+        Scratch::at(parent.join(format!("{PREFIX}{}-{}", std::process::id(), name.to_string_lossy())))?;
+    open_to_all(staged.path())?;
     for (path, content) in files {
-        write_below(&staged.0, path, content)
+        write_below(staged.path(), path, content)
             .with_context(|| format!("writing {}", dir.join(path).display()))?;
     }
-    fs::rename(&staged.0, dir).with_context(|| format!("giving {} its name", dir.display()))
+    fs::rename(staged.path(), dir).with_context(|| format!("giving {} its name", dir.display()))
 }
 
-/// Removes itself unless it got its name.
-struct StagedDirectory(PathBuf);
-
-impl Drop for StagedDirectory {
-    fn drop(&mut self) {
-        // Nothing more can be done here; the next run removes it by its prefix.
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-fn make_directory(path: &Path) -> Result<()> {
-    fs::create_dir(path).and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o755)))?;
-    Ok(())
+/// Gives a directory its mode, whatever the umask was.
+fn open_to_all(path: &Path) -> Result<()> {
+    fs::set_permissions(path, Permissions::from_mode(0o755))
+        .with_context(|| format!("changing the mode of {}", path.display()))
 }
 
 fn write_below(top: &Path, path: &str, content: &Content) -> Result<()> {
@@ -144,7 +137,8 @@ fn write_below(top: &Path, path: &str, content: &Content) -> Result<()> {
         ensure!(!name.is_empty() && name != "." && name != "..", "`{path}` is no path in a directory");
         place.push(name);
         if names.peek().is_some() && !place.is_dir() {
-            make_directory(&place)?;
+            fs::create_dir(&place)?;
+            open_to_all(&place)?;
         }
     }
     let mut file = File::create_new(&place)?;

@@ -165,7 +165,7 @@ fn searching(
         return initramfs::pack(&tree, compression).context("packing the initramfs");
     }
     let modules = Sizes::of(&tree).modules;
-    let (loader, squashed) = initramfs::squash(plan, &tree)?;
+    let (loader, squashed) = initramfs::squash(&tree, compression, plan.timestamp)?;
     let mut packed = initramfs::pack(&loader, compression).context("packing the initramfs")?;
     (packed.sizes.modules, packed.sizes.squashed) = (modules, squashed);
     Ok(packed)

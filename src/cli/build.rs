@@ -10,9 +10,11 @@ use super::cache::{apply_limit, max_size, parse_size};
 use super::timings::{StageTotal, table, totals};
 use super::{CacheArgs, Exit, Failure, LockArgs, message, print_diagnostics, profile_dir, resolve_profile};
 use crate::build::{BuildOptions, Built, build};
+use crate::cache::Cache;
 use crate::diagnostic::Diagnostics;
 use crate::host::{ResourceUse, resource_use};
 use crate::output::warn;
+use crate::plan::Plan;
 use crate::resolve::{Mistakes, report};
 
 /// Build a profile's ISO, checksum, manifest and package list.
@@ -52,7 +54,7 @@ pub(super) fn run(args: &Args, color: bool) -> Result<(), Failure> {
     }
     let options = BuildOptions {
         out: args.out.clone(),
-        jobs: args.jobs.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN),
+        jobs: args.jobs.unwrap_or_else(all_processors),
         offline: args.cache.offline,
     };
     let built =
@@ -76,8 +78,41 @@ pub(super) fn run(args: &Args, color: bool) -> Result<(), Failure> {
     if args.json { print_json(&built, &stages, &used) } else { print_paths(&built) }
 }
 
+/// A profile's image, for commands that do something with it.
+pub(super) struct ProfileImage {
+    pub iso: PathBuf,
+    pub plan: Plan,
+    pub cache: Cache,
+}
+
+/// Whether an argument that may be an image is a profile.
+pub(super) fn is_profile(path: &Path) -> bool {
+    path.is_dir() || path.ends_with("profile.toml")
+}
+
+/// Builds a profile's image below `out`.
+pub(super) fn image_of(
+    profile: &Path,
+    out: &Path,
+    lock: &LockArgs,
+    cache: &CacheArgs,
+    color: bool,
+) -> Result<ProfileImage, Failure> {
+    let offline = cache.offline;
+    let cache = cache.open()?;
+    let resolved = resolve_profile(profile, &cache, offline, lock.lock_use(), color)?;
+    let options = BuildOptions { out: out.to_path_buf(), jobs: all_processors(), offline };
+    let built = build(&resolved.plan, &cache, &options).map_err(|error| failure(profile, error, color))?;
+    let iso = built.artifacts.into_iter().next().context("the build made no image")?;
+    Ok(ProfileImage { iso, plan: resolved.plan, cache })
+}
+
+fn all_processors() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
 /// The profile's mistakes are shown where they are written.
-pub(super) fn failure(profile: &Path, error: anyhow::Error, color: bool) -> Failure {
+fn failure(profile: &Path, error: anyhow::Error, color: bool) -> Failure {
     let Some(mistakes) = error.downcast_ref::<Mistakes>() else {
         return Failure::of_build(error);
     };

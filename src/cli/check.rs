@@ -1,10 +1,6 @@
 //! `liveiso check PROFILE`
 
-use std::path::PathBuf;
-
-use super::{
-    CacheArgs, Exit, Failure, LockArgs, print_diagnostics, profile_dir, resolve_options, resolve_profile,
-};
+use super::{Exit, Failure, ProfileArgs, print_diagnostics, profile_dir, resolve_options};
 use crate::diagnostic::Diagnostics;
 
 /// Report every mistake of a profile and build nothing.
@@ -12,23 +8,19 @@ use crate::diagnostic::Diagnostics;
 /// Package names are looked up in the archive, unless --offline is given.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The profile's directory.
-    profile: PathBuf,
     #[command(flatten)]
-    lock: LockArgs,
-    #[command(flatten)]
-    cache: CacheArgs,
+    source: ProfileArgs,
 }
 
 pub(super) fn run(args: &Args, color: bool) -> Result<(), Failure> {
-    let lock_use = args.lock.lock_use();
-    if !args.cache.offline {
-        return resolve_profile(&args.profile, &args.cache.open()?, false, lock_use, color).map(drop);
+    let ProfileArgs { profile, lock, cache } = &args.source;
+    if !cache.offline {
+        return args.source.resolve(color).map(drop);
     }
     let mut diagnostics = Diagnostics::default();
     let options = resolve_options()?;
     let valid =
-        crate::resolve::check_locked(&profile_dir(&args.profile), &options, lock_use, &mut diagnostics);
+        crate::resolve::check_locked(&profile_dir(profile), &options, lock.lock_use(), &mut diagnostics);
     print_diagnostics(&diagnostics, color);
     if valid { Ok(()) } else { Err(Failure::explained(Exit::ProfileInvalid)) }
 }

@@ -1,15 +1,13 @@
 //! `liveiso export netboot ISO|PROFILE DIR`
 
 use std::io::Write;
-use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::Context;
-
-use super::{CacheArgs, Failure, LockArgs, resolve_profile};
-use crate::build::{BuildOptions, build};
-use crate::export::netboot;
+use super::build::{ProfileImage, image_of, is_profile};
+use super::{CacheArgs, Failure, LockArgs};
+use crate::export::{Netboot, Options, Root, netboot};
 use crate::output::warn;
+use crate::scratch::Scratch;
 use crate::source::unpacked_tree;
 use crate::tree::Tree;
 
@@ -35,6 +33,12 @@ pub(super) struct NetbootArgs {
     /// [default: the boot loaders find it out].
     #[arg(long)]
     url: Option<String>,
+    /// How machines come to the root image, one way or several, the menus'
+    /// default first: http (copied to RAM, by TFTP too),
+    /// nbd[=[ADDRESS[:PORT]][/EXPORT]] or nfs[=[ADDRESS:]/DIR] (left on a server
+    /// of its own, at the boot server's address unless told otherwise).
+    #[arg(long, value_name = "WAY", value_delimiter = ',', default_value = "http")]
+    root: Vec<Root>,
     /// Directory on the medium that holds the marker file; a profile says it itself.
     #[arg(long, value_name = "NAME", default_value = "liveiso")]
     install_dir: String,
@@ -46,15 +50,11 @@ pub(super) struct NetbootArgs {
 
 pub(super) fn run(command: &Command, color: bool) -> Result<(), Failure> {
     let Command::Netboot(args) = command;
-    let scratch =
-        tempfile::Builder::new().prefix("liveiso-export-").tempdir().context("making a directory")?;
-    let is_profile = args.image.is_dir() || args.image.ends_with("profile.toml");
-    let url = args.url.as_deref();
-    let written = if is_profile {
-        let (iso, install_dir, loaders) = built(args, scratch.path(), color)?;
-        netboot(&iso, &install_dir, Some(&loaders), url, &args.dir)?
+    let options = Options { url: args.url.as_deref(), roots: &args.root, ..Options::default() };
+    let written = if is_profile(&args.image) {
+        of_profile(args, options, color)?
     } else {
-        netboot(&args.image, &args.install_dir, None, url, &args.dir)?
+        netboot(&args.image, &args.install_dir, &options, &args.dir)?
     };
     for note in &written.notes {
         warn(note);
@@ -66,18 +66,14 @@ pub(super) fn run(command: &Command, color: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn built(args: &NetbootArgs, out: &Path, color: bool) -> Result<(PathBuf, String, Tree), Failure> {
-    let cache = args.cache.open()?;
-    let resolved = resolve_profile(&args.image, &cache, args.cache.offline, args.lock.lock_use(), color)?;
-    let options = BuildOptions {
-        out: out.to_path_buf(),
-        jobs: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
-        offline: args.cache.offline,
-    };
-    let built = build(&resolved.plan, &cache, &options)
-        .map_err(|error| super::build::failure(&args.image, error, color))?;
-    let iso = built.artifacts.into_iter().next().context("the build made no image")?;
-    let plan = resolved.plan;
+/// Builds the image, and takes loaders and drivers from the packages it was built of.
+fn of_profile(args: &NetbootArgs, options: Options<'_>, color: bool) -> Result<Netboot, Failure> {
+    let scratch = Scratch::new("export")?;
+    let ProfileImage { iso, plan, cache } =
+        image_of(&args.image, scratch.path(), &args.lock, &args.cache, color)?;
     let loaders = unpacked_tree(&cache, plan.arch, &plan.packages.loaders)?;
-    Ok((iso, plan.install_dir, loaders))
+    let kernels = plan.kernels().map(|arch| unpacked_tree(&cache, arch, &plan.kernel_packages(arch)));
+    let kernels = kernels.collect::<anyhow::Result<Vec<Tree>>>()?;
+    let options = Options { loaders: Some(&loaders), kernels: &kernels, ..options };
+    Ok(netboot(&iso, &plan.install_dir, &options, &args.dir)?)
 }

@@ -159,6 +159,24 @@ impl LockArgs {
     }
 }
 
+/// A profile, and how it is resolved.
+#[derive(Debug, clap::Args)]
+struct ProfileArgs {
+    /// The profile's directory.
+    profile: PathBuf,
+    #[command(flatten)]
+    lock: LockArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
+}
+
+impl ProfileArgs {
+    fn resolve(&self, color: bool) -> Result<Resolved, Failure> {
+        let cache = self.cache.open()?;
+        resolve_profile(&self.profile, &cache, self.cache.offline, self.lock.lock_use(), color)
+    }
+}
+
 /// Resolves a profile and prints what is wrong with it.
 fn resolve_profile(
     profile: &Path,

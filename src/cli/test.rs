@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::{CacheArgs, Exit, Failure, LockArgs, message, profile_dir, resolve_profile};
-use crate::build::{BuildOptions, build};
+use super::build::{image_of, is_profile};
+use super::{CacheArgs, Exit, Failure, LockArgs, message, profile_dir};
 use crate::manifest::{predicted_ram_mib, record_least_ram};
 use crate::output::warn;
 use crate::plan::Budget;
@@ -17,6 +17,7 @@ use crate::qemu::{
     record_boot_order, test,
 };
 use crate::resolve::{BOOT_ORDER, boot_order_text};
+use crate::scratch::Scratch;
 
 /// Where the search for the least RAM begins without a prediction (MiB).
 const FIRST_GUESS: u32 = 64;
@@ -103,12 +104,11 @@ struct Image {
 }
 
 pub(super) fn run(args: &Args, color: bool) -> Result<(), Failure> {
-    let is_profile = args.image.is_dir() || args.image.ends_with("profile.toml");
-    if !is_profile {
+    if !is_profile(&args.image) {
         let (iso, install_dir) = (args.image.clone(), args.install_dir.clone());
         return boot(args, &Image { iso, install_dir, budget: Budget::default(), profile: None });
     }
-    let scratch = tempfile::Builder::new().prefix("liveiso-test-").tempdir().context("making a directory")?;
+    let scratch = Scratch::new("test")?;
     let out = match &args.out {
         Some(dir) => dir,
         None if args.min_ram => Path::new("out"),
@@ -119,18 +119,9 @@ pub(super) fn run(args: &Args, color: bool) -> Result<(), Failure> {
 
 /// Builds the profile below `out`.
 fn built(args: &Args, out: &Path, color: bool) -> Result<Image, Failure> {
-    let cache = args.cache.open()?;
-    let resolved = resolve_profile(&args.image, &cache, args.cache.offline, args.lock.lock_use(), color)?;
-    let options = BuildOptions {
-        out: out.to_path_buf(),
-        jobs: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
-        offline: args.cache.offline,
-    };
-    let built = build(&resolved.plan, &cache, &options)
-        .map_err(|error| super::build::failure(&args.image, error, color))?;
-    let iso = built.artifacts.into_iter().next().context("the build made no image")?;
+    let built = image_of(&args.image, out, &args.lock, &args.cache, color)?;
     let profile = Some(profile_dir(&args.image));
-    Ok(Image { iso, install_dir: resolved.plan.install_dir, budget: resolved.plan.budget, profile })
+    Ok(Image { iso: built.iso, install_dir: built.plan.install_dir, budget: built.plan.budget, profile })
 }
 
 fn boot(args: &Args, image: &Image) -> Result<(), Failure> {

@@ -1,19 +1,25 @@
-//! The medium's initramfs with drivers for network cards, taken from the root.
+//! The medium's initramfs with drivers for network cards, taken from the root or
+//! the kernel's package.
 //!
 //! Media are found without a network, so the initramfs on them has no such
 //! drivers and unpacks in less RAM. Here those of `network.list` are added, with
-//! what they need, and the indices of modprobe are made anew. Microcode in front
-//! and the build's id behind stay byte for byte.
+//! what they need and what the ways to the image need, and the indices of modprobe
+//! are made anew. Microcode in front and the build's id behind stay byte for byte.
+//! The layout stays too: one that is `squashed` is taken apart and squashed again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::root::Root;
 use crate::format::squashfs::Reader;
-use crate::initramfs::{ModuleList, PartFormat, module_texts, pack, unpack};
-use crate::kmod::{ModuleIndex, decompressed, kernel_versions, normalized_name};
-use crate::plan::Compression;
-use crate::tree::{Content, Meta, Tree, display_path};
+use crate::initramfs::{
+    ModuleList, Part, PartFormat, add_nbd, add_nfs, module_texts, pack, squash, unpack, unsquash,
+};
+use crate::kmod::{Elf, ModuleIndex, decompressed, kernel_versions, normalized_name};
+use crate::plan::{Arch, Compression};
+use crate::scratch::Scratch;
+use crate::tree::{Content, Kind, Meta, Tree, display_path};
 
 /// A kernel module larger than this is none (bytes).
 const MAX_MODULE: u64 = 64 << 20;
@@ -26,34 +32,94 @@ pub(super) struct Exported {
     pub notes: Vec<String>,
 }
 
-/// Adds the drivers; `roots` are the images of the medium, one of which has the kernel's modules.
+/// Where drivers come from: packages of kernels, else the images of the medium.
+pub(super) struct Sources<'s> {
+    pub kernels: &'s [Tree],
+    pub roots: Vec<Reader>,
+}
+
+/// Adds the drivers, and what the ways to the image need.
 ///
 /// # Errors
-/// An initramfs that the kernel would refuse, or without the build's id; damaged images.
-pub(super) fn with_network(initrd: &[u8], roots: &mut [Reader]) -> Result<Exported> {
-    let unchanged = |note: &str| Exported { bytes: initrd.to_vec(), notes: vec![note.to_string()] };
+/// An initramfs that the kernel would refuse, or without the build's id; damaged images;
+/// modules that a way needs and that are nowhere.
+pub(super) fn with_network(initrd: &[u8], sources: &mut Sources<'_>, ways: &[Root]) -> Result<Exported> {
     let (mut tree, parts) = unpack(initrd)?;
-    if roots.is_empty() {
-        return Ok(Exported { bytes: initrd.to_vec(), notes: Vec::new() });
-    }
-    if tree.get(b"squash/root.sfs").is_some() {
-        return Ok(unchanged(
-            "the initramfs is of the layout `squashed`, to which nothing is added: name the network cards' modules \
-             under initramfs.modules",
-        ));
+    let scratch = Scratch::new("initramfs")?;
+    let unsquashed = unsquash(&tree, &scratch.path().join("files"))?;
+    let is_squashed = unsquashed.is_some();
+    if let Some(plain) = unsquashed {
+        tree = plain;
     }
     let versions = kernel_versions(&tree);
     let [version] = &versions[..] else {
         bail!("the initramfs has modules of {} kernels, not of one", versions.len());
     };
-    let added = match roots.iter_mut().find_map(|root| drivers(root, version).transpose()) {
-        Some(drivers) => add(&mut tree, version, drivers?)?,
-        None => false,
-    };
-    if !added {
-        let notes = if has_cards(&tree) { Vec::new() } else { vec![no_cards(version)] };
+    let directory = format!("lib/modules/{version}");
+    let known = tree.get(format!("{directory}/modules.dep").as_bytes());
+    let known = known.with_context(|| format!("the initramfs has no /{directory}/modules.dep"))?;
+    let timestamp = tree.inode(known).mtime;
+
+    let list = wanted(ways)?;
+    let found = drivers(sources, version, &list)?.unwrap_or_default();
+    let added = add(&mut tree, version, found, timestamp)?;
+    check_required(&tree, version, &list)?;
+    let parts_added = add_parts(&mut tree, ways, timestamp)?;
+    let notes = if has_cards(&tree) { Vec::new() } else { vec![no_cards(version)] };
+    if !added && !parts_added {
         return Ok(Exported { bytes: initrd.to_vec(), notes });
     }
+    let bytes = packed(initrd, &parts, tree, is_squashed, timestamp)?;
+    Ok(Exported { bytes, notes })
+}
+
+/// Cards, which may be missing, and what the ways to the image cannot do without.
+fn wanted(ways: &[Root]) -> Result<ModuleList> {
+    let mut list = ModuleList::parse(include_str!("network.list"))?;
+    for way in ways {
+        let needs: &[&str] = match way {
+            Root::Http => &[],
+            Root::Nbd { .. } => &["nbd"],
+            Root::Nfs { .. } => &["nfs", "nfsv3", "nfsv4"],
+        };
+        list.required.extend(needs.iter().map(|name| name.to_string()));
+    }
+    Ok(list)
+}
+
+/// Programs and parts of /init; whether there were any to add.
+fn add_parts(tree: &mut Tree, ways: &[Root], timestamp: i64) -> Result<bool> {
+    let before = tree.walk().count();
+    for way in ways {
+        match way {
+            Root::Http => {}
+            Root::Nbd { .. } => add_nbd(tree, programs_arch(tree)?, timestamp)?,
+            Root::Nfs { .. } => add_nfs(tree, timestamp)?,
+        }
+    }
+    Ok(tree.walk().count() > before)
+}
+
+/// The processors whose code the initramfs' programs are, whatever its kernel is.
+fn programs_arch(tree: &Tree) -> Result<Arch> {
+    let busybox = tree.get(b"bin/busybox").context("the initramfs has no /bin/busybox")?;
+    let Kind::File(content) = &tree.inode(busybox).kind else { bail!("/bin/busybox is not a file") };
+    let bytes = content.read_all()?;
+    match Elf::parse(&bytes).map_err(|e| anyhow::anyhow!("/bin/busybox {e}"))?.machine() {
+        3 => Ok(Arch::I386),
+        62 => Ok(Arch::Amd64),
+        machine => bail!("/bin/busybox is for ELF machine {machine}"),
+    }
+}
+
+/// The tree in place of the initramfs' compressed archive.
+fn packed(
+    initrd: &[u8],
+    parts: &[Part],
+    mut tree: Tree,
+    is_squashed: bool,
+    timestamp: i64,
+) -> Result<Vec<u8>> {
     let (Some(main), Some(id)) = (parts.iter().find(|part| part.format != PartFormat::Plain), parts.last())
     else {
         bail!("the initramfs has no compressed archive");
@@ -70,10 +136,13 @@ pub(super) fn with_network(initrd: &[u8], roots: &mut [Reader]) -> Result<Export
         PartFormat::Zstd { .. } => Compression::Zstd,
         _ => Compression::Xz,
     };
+    if is_squashed {
+        tree = squash(&tree, compression, timestamp)?.0;
+    }
     let mut bytes = initrd[..main.offset].to_vec();
     bytes.extend(pack(&tree, compression).context("packing the initramfs")?.bytes);
     bytes.extend(&initrd[id.offset..]);
-    Ok(Exported { bytes, notes: Vec::new() })
+    Ok(bytes)
 }
 
 fn no_cards(version: &str) -> String {
@@ -89,26 +158,47 @@ fn has_cards(tree: &Tree) -> bool {
 /// Plain modules by path below the kernel's directory.
 type Modules = BTreeMap<String, Vec<u8>>;
 
-/// The network cards' modules of an image with all they need; `None` if it has nothing of this kernel.
-fn drivers(root: &mut Reader, version: &str) -> Result<Option<Modules>> {
-    let found = ["usr/lib/modules", "lib/modules"].map(|dir| format!("{dir}/{version}"));
-    for directory in found {
-        let index = format!("{directory}/modules.dep");
-        if let Some(text) = root.read_file(index.as_bytes(), MAX_MODULE)? {
-            let text = String::from_utf8(text).with_context(|| format!("reading /{index}"))?;
-            return closure(root, &directory, &text).map(Some);
+/// The wanted modules with all they need; `None` if nothing of this kernel is at hand.
+fn drivers(sources: &mut Sources<'_>, version: &str, list: &ModuleList) -> Result<Option<Modules>> {
+    for kernel in sources.kernels {
+        if kernel_versions(kernel).iter().any(|found| found == version) {
+            return of_package(kernel, version, list).map(Some);
+        }
+    }
+    for root in &mut sources.roots {
+        for directory in ["usr/lib/modules", "lib/modules"].map(|dir| format!("{dir}/{version}")) {
+            let index = format!("{directory}/modules.dep");
+            if let Some(text) = root.read_file(index.as_bytes(), MAX_MODULE)? {
+                let text = String::from_utf8(text).with_context(|| format!("reading /{index}"))?;
+                return of_root(root, &directory, &text, list).map(Some);
+            }
         }
     }
     Ok(None)
 }
 
-fn closure(root: &mut Reader, directory: &str, dependencies: &str) -> Result<Modules> {
+/// All names of a list as wishes: what is missing is found out later, by what the tree has then.
+fn names(list: &ModuleList) -> impl Iterator<Item = &String> {
+    list.optional.iter().chain(&list.required)
+}
+
+/// From a kernel's package, whose modules say themselves what they need.
+fn of_package(kernel: &Tree, version: &str, list: &ModuleList) -> Result<Modules> {
+    let index = ModuleIndex::read(kernel, version)?;
+    let wishes = ModuleList { required: Vec::new(), optional: names(list).cloned().collect() };
+    // Nothing is required, so nothing can be missing but what a module says it needs.
+    let closure = index.closure(&wishes.requests())?;
+    let plain = |id| Ok((index.get(id).plain_path().to_string(), index.plain_module(kernel, id)?));
+    closure.modules.into_iter().map(plain).collect()
+}
+
+/// From an image, whose modules.dep says what each module needs.
+fn of_root(root: &mut Reader, directory: &str, dependencies: &str, list: &ModuleList) -> Result<Modules> {
     let lines = dependencies.lines().filter_map(|line| line.split_once(':'));
     let lines: BTreeMap<String, (&str, &str)> =
         lines.map(|(path, needs)| (module_name(path), (path, needs))).collect();
-    let list = ModuleList::parse(include_str!("network.list"))?;
     let mut paths = BTreeSet::new();
-    for name in &list.optional {
+    for name in names(list) {
         if let Some((path, needs)) = lines.get(&normalized_name(name)) {
             paths.insert(*path);
             paths.extend(needs.split_ascii_whitespace());
@@ -126,17 +216,33 @@ fn closure(root: &mut Reader, directory: &str, dependencies: &str) -> Result<Mod
     Ok(modules)
 }
 
+/// What the ways to the image need must be there now, or compiled into the kernel.
+fn check_required(tree: &Tree, version: &str, list: &ModuleList) -> Result<()> {
+    let index = ModuleIndex::read(tree, version)?;
+    let missing: Vec<&str> = list
+        .required
+        .iter()
+        .map(String::as_str)
+        .filter(|name| index.find(name).is_none() && !index.is_builtin(name))
+        .collect();
+    ensure!(
+        missing.is_empty(),
+        "neither the initramfs nor a root image has, for kernel {version}, the modules {}; name them under \
+         initramfs.modules, or export the profile, whose kernel package has them",
+        missing.join(", ")
+    );
+    Ok(())
+}
+
 fn module_name(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or(path);
     normalized_name(file.split(".ko").next().unwrap_or(file))
 }
 
 /// Puts the modules that are not there yet into the tree; whether there were any.
-fn add(tree: &mut Tree, version: &str, modules: Modules) -> Result<bool> {
+fn add(tree: &mut Tree, version: &str, modules: Modules, timestamp: i64) -> Result<bool> {
     let directory = format!("lib/modules/{version}");
-    let known = tree.get(format!("{directory}/modules.dep").as_bytes());
-    let known = known.with_context(|| format!("the initramfs has no /{directory}/modules.dep"))?;
-    let meta = Meta { mtime: tree.inode(known).mtime, ..Meta::mode(0o644) };
+    let meta = Meta { mtime: timestamp, ..Meta::mode(0o644) };
     let origin = tree.add_origin(format!("network drivers of kernel {version}"));
     let mut added = false;
     for (path, bytes) in modules {

@@ -6,6 +6,7 @@
 
 use std::fmt::Write;
 
+use super::root::Root;
 use crate::boot::serial_setups;
 use crate::inspect::MenuEntry;
 
@@ -27,6 +28,8 @@ pub(super) struct Menus<'m> {
     pub starts: &'m [Start],
     /// Where the directory will be served, without a slash at the end, if that is known.
     pub url: Option<&'m str>,
+    /// Ways to the image, complete; the first one's entries come first.
+    pub roots: &'m [Root],
 }
 
 /// Words of the command line that mean something only where there is a medium: without one the image is
@@ -77,6 +80,29 @@ fn heading(about: &str) -> String {
 }
 
 impl Menus<'_> {
+    /// Each start with each way to the image; `base` is what the loader calls the directory's URL.
+    fn entries(&self, base: &str) -> Vec<Start> {
+        let host = self.url.and_then(|url| url.split(['/', ':']).nth(3)).unwrap_or_default();
+        let mut entries = Vec::new();
+        for root in self.roots {
+            let word = root.word(base, host);
+            entries.extend(self.starts.iter().map(|start| Start {
+                title: match self.roots {
+                    [_] => start.title.clone(),
+                    _ => format!("{} ({})", start.title, root.title()),
+                },
+                options: format!("{} {word}", start.options).trim_start().to_string(),
+                ..start.clone()
+            }));
+        }
+        entries
+    }
+
+    /// Whether any entry says where the directory is.
+    fn has_base(&self) -> bool {
+        self.roots.contains(&Root::Http)
+    }
+
     /// The menus are where the kernel's messages are.
     fn serial(&self) -> [String; 2] {
         let words = self.starts.iter().flat_map(|start| start.options.split_ascii_whitespace());
@@ -88,25 +114,25 @@ impl Menus<'_> {
     pub(super) fn ipxe(&self) -> String {
         let mut text = format!("#!ipxe\n{}\n", heading(self.about));
         match self.url {
-            Some(url) => writeln!(text, "set base {url}/boot.ipxe"),
+            _ if !self.has_base() => {}
+            Some(url) => text.push_str(&format!("set base {url}/boot.ipxe\n\n")),
             // iPXE before 2020 has no cwuri; the boot file that DHCP names may be a URL by itself.
-            None => writeln!(
-                text,
-                "isset ${{cwuri}} && set base ${{cwuri}} || set base tftp://${{next-server}}/${{filename}}"
+            None => text.push_str(
+                "isset ${cwuri} && set base ${cwuri} || set base tftp://${next-server}/${filename}\n\n",
             ),
         }
-        .expect("writing to a String");
-        writeln!(text, "\n:menu\nmenu {}", self.about).expect("writing to a String");
-        for (n, start) in self.starts.iter().enumerate() {
+        let entries = self.entries("${base}");
+        writeln!(text, ":menu\nmenu {}", self.about).expect("writing to a String");
+        for (n, start) in entries.iter().enumerate() {
             writeln!(text, "item start{n} {}", start.title).expect("writing to a String");
         }
         text.push_str("choose --default start0 --timeout 5000 start && goto ${start} || exit\n");
-        for (n, start) in self.starts.iter().enumerate() {
+        for (n, start) in entries.iter().enumerate() {
             let file = start.initrd.rsplit('/').next().unwrap_or_default();
             let Start { kernel, initrd, options, .. } = start;
             write!(
                 text,
-                "\n:start{n}\nkernel {kernel} initrd={file} {options} liveiso.net=${{base}} || goto failed\n\
+                "\n:start{n}\nkernel {kernel} initrd={file} {options} || goto failed\n\
                  initrd {initrd} || goto failed\nboot || goto failed\n"
             )
             .expect("writing to a String");
@@ -118,20 +144,19 @@ impl Menus<'_> {
     /// `pxelinux.cfg/default`; /init asks DHCP where pxelinux.0 lies.
     pub(super) fn pxelinux(&self) -> String {
         let mut text = heading(self.about);
-        let base = self.url.unwrap_or("tftp:");
         let [serial, _] = self.serial();
         if !serial.is_empty() {
             writeln!(text, "{serial}").expect("writing to a String");
         }
         writeln!(text, "ui menu.c32\nprompt 0\ntimeout 50\nmenu title {}", self.about)
             .expect("writing to a String");
-        for (n, start) in self.starts.iter().enumerate() {
+        for (n, start) in self.entries(self.url.unwrap_or("tftp:")).iter().enumerate() {
             let Start { title, kernel, initrd, options } = start;
             let default = if n == 0 { "\n  menu default" } else { "" };
             write!(
                 text,
                 "\nlabel start{n}\n  menu label {title}{default}\n  linux {kernel}\n  initrd {initrd}\n  \
-                 append {options} liveiso.net={base}\n"
+                 append {options}\n"
             )
             .expect("writing to a String");
         }
@@ -146,25 +171,23 @@ impl Menus<'_> {
              regexp --set=1:dir '^\\([^)]*\\)(/.*[^/])/*$' \"$cmdpath\"\n",
         );
         match self.url {
-            Some(url) => writeln!(text, "set base={url}"),
-            None => writeln!(
-                text,
+            _ if !self.has_base() => {}
+            Some(url) => text.push_str(&format!("set base={url}\n")),
+            None => text.push_str(
                 "set protocol=tftp\nregexp --set=1:protocol '^\\((http)' \"$cmdpath\"\n\
-                 set base=$protocol://$net_default_server$dir"
+                 set base=$protocol://$net_default_server$dir\n",
             ),
         }
-        .expect("writing to a String");
         let [_, serial] = self.serial();
         if !serial.is_empty() {
             writeln!(text, "{serial}").expect("writing to a String");
         }
         text.push_str("set default=0\nset timeout=5\nset timeout_style=menu\n");
-        for start in self.starts {
-            let Start { kernel, initrd, options, title } = start;
+        for Start { kernel, initrd, options, title } in self.entries("$base") {
             let title = title.replace('\'', r"'\''");
             write!(
                 text,
-                "\nmenuentry '{title}' {{\n  linux $dir/{kernel} {options} liveiso.net=$base\n  \
+                "\nmenuentry '{title}' {{\n  linux $dir/{kernel} {options}\n  \
                  initrd $dir/{initrd}\n}}\n"
             )
             .expect("writing to a String");
@@ -218,7 +241,8 @@ mod tests {
     fn a_url_replaces_what_loaders_find_out() {
         let starts =
             starts(&[entry("/boot/grub/grub.cfg", "/liveiso/boot/i386/vmlinuz", "quiet")], "liveiso");
-        let menus = Menus { about: "x 1", starts: &starts, url: Some("http://192.0.2.1/live") };
+        let menus =
+            Menus { about: "x 1", starts: &starts, url: Some("http://192.0.2.1/live"), roots: &[Root::Http] };
         for (text, lines) in [
             (menus.ipxe(), &["set base http://192.0.2.1/live/boot.ipxe", "item start0 It's x"][..]),
             (menus.pxelinux(), &["  append quiet liveiso.net=http://192.0.2.1/live"]),
@@ -228,5 +252,34 @@ mod tests {
                 assert!(text.lines().any(|l| l == *line), "{line}\n{text}");
             }
         }
+    }
+
+    #[test]
+    fn each_way_to_the_image_has_its_entries() {
+        let starts =
+            starts(&[entry("/boot/grub/grub.cfg", "/liveiso/boot/i386/vmlinuz", "quiet")], "liveiso");
+        let roots = ["nbd=/x", "nfs=192.0.2.9:/x"].map(|text| text.parse().unwrap());
+        let said = |url: Option<&str>, roots: &[Root]| {
+            let menus = Menus { about: "x 1", starts: &starts, url, roots };
+            [menus.ipxe(), menus.pxelinux(), menus.grub()].map(|text| {
+                let words = text.split_ascii_whitespace().filter(|word| word.starts_with("liveiso."));
+                words.map(str::to_string).collect::<Vec<_>>()
+            })
+        };
+        for words in said(None, &roots) {
+            assert_eq!(words, ["liveiso.nbd=/x", "liveiso.nfs=192.0.2.9:/x"]);
+        }
+        for words in said(Some("http://192.0.2.1:8080/live"), &roots) {
+            assert_eq!(words, ["liveiso.nbd=192.0.2.1/x", "liveiso.nfs=192.0.2.9:/x"]);
+        }
+        let menus = Menus { about: "x 1", starts: &starts, url: None, roots: &roots };
+        let grub = menus.grub();
+        for line in [
+            "menuentry 'It'\\''s x (image on the server: NBD)' {",
+            "menuentry 'It'\\''s x (image on the server: NFS)' {",
+        ] {
+            assert!(grub.lines().any(|l| l == line), "{line}\n{grub}");
+        }
+        assert!(!grub.contains("base") && !menus.ipxe().contains("base"));
     }
 }

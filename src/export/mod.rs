@@ -6,14 +6,17 @@
 //! pxelinux.cfg/default, *.c32        for PXELINUX, whose pxelinux.0 belongs beside them
 //! grubnet*.efi, grub.cfg, grub/      for UEFI, GRUB if the loaders' packages are at hand
 //! liveiso/boot/ARCH/{vmlinuz,initrd.img}, liveiso/ARCH/airootfs.sfs
+//! liveiso/ID.id                      the marker file, where the directory is to be mounted
 //! sha256sums                         of all that
 //! ```
-//! The kernel and /init find the image themselves: nothing is left of what a
+//! The image is downloaded, or stays on a server of its own, see [`Root`]: it
+//! need not fit into RAM then. The kernel and /init find the image themselves: nothing is left of what a
 //! loader's `sanboot` or memdisk had offered once the kernel runs. The same image
 //! gives the same bytes.
 
 mod initramfs;
 mod menus;
+mod root;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,6 +29,8 @@ use crate::output::publish_directory;
 use crate::qemu::Subject;
 use crate::tree::{Content, Kind, Tree};
 use menus::{Menus, Start};
+
+pub use root::Root;
 
 /// A file of a Debian package.
 #[derive(Debug)]
@@ -54,6 +59,23 @@ const GRUB_CONFIGS: [&str; 2] = ["grub.cfg", "grub/grub.cfg"];
 /// What pxelinux.0 of the same Syslinux loads from beside itself.
 const SYSLINUX_MODULES: [&str; 3] = ["ldlinux.c32", "libutil.c32", "menu.c32"];
 
+/// An image from here on in RAM is worth a word (MiB).
+const LARGE_IMAGE_MIB: u64 = 64;
+
+/// How to write a directory for network boots.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options<'o> {
+    /// The tree of the build's loader packages, where GRUB for UEFI comes from, if there is one.
+    pub loaders: Option<&'o Tree>,
+    /// The trees of the build's kernel packages, where drivers come from; else they are
+    /// taken from the image.
+    pub kernels: &'o [Tree],
+    /// Where the directory will be served; without, the loaders find it out.
+    pub url: Option<&'o str>,
+    /// Ways to the image, the menus' default first; none for [`Root::Http`].
+    pub roots: &'o [Root],
+}
+
 /// What was written.
 #[derive(Debug)]
 pub struct Netboot {
@@ -66,24 +88,27 @@ pub struct Netboot {
 }
 
 /// Writes the new directory `to` for network boots of `image`, whose marker file is
-/// in `/<install_dir>`. `packages` is the tree of the build's loader packages, if
-/// there is one: GRUB for UEFI comes from there. With `url` the menus say where the
-/// directory will be served; without, the loaders find it out. It appears complete.
+/// in `/<install_dir>`. It appears complete.
 ///
 /// # Errors
 /// An image that is none of ours or has no menu to take entries from, a URL
-/// that /init cannot use, a directory that is there and not empty.
-pub fn netboot(
-    image: &Path,
-    install_dir: &str,
-    packages: Option<&Tree>,
-    url: Option<&str>,
-    to: &Path,
-) -> Result<Netboot> {
-    let url = url.map(checked_url).transpose()?;
+/// that /init cannot use, a way to the image that its kernel does not know,
+/// a directory that is there and not empty.
+pub fn netboot(image: &Path, install_dir: &str, options: &Options<'_>, to: &Path) -> Result<Netboot> {
+    let url = options.url.map(checked_url).transpose()?;
+    let mut roots = Vec::new();
+    for root in options.roots {
+        let root = root.completed(install_dir, to)?;
+        if !roots.contains(&root) {
+            roots.push(root);
+        }
+    }
+    if roots.is_empty() {
+        roots.push(Root::Http);
+    }
     let subject = Subject::open(image, install_dir)?;
     let (files, notes) =
-        contents(&subject, packages, url).with_context(|| format!("exporting {}", image.display()))?;
+        contents(&subject, options, url, &roots).with_context(|| format!("exporting {}", image.display()))?;
     let sizes = files.iter().map(|(path, content)| (path.clone(), content.len())).collect();
     publish_directory(to, &files)?;
     Ok(Netboot { dir: to.to_path_buf(), files: sizes, notes })
@@ -93,10 +118,8 @@ pub fn netboot(
 fn checked_url(url: &str) -> Result<&str> {
     let rest = url.strip_prefix("http://").or(url.strip_prefix("tftp://"));
     let host = rest.and_then(|rest| rest.split('/').next()).unwrap_or_default();
-    let host = host.split(':').next().unwrap_or_default();
-    let plain = url.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~/:%@+,=".contains(&b));
     ensure!(
-        plain && host.parse::<std::net::Ipv4Addr>().is_ok(),
+        root::is_plain(url) && root::is_server(host),
         "`{url}` cannot be fetched in the initramfs; write http:// or tftp:// with an IPv4 address, and no blanks"
     );
     Ok(url.trim_end_matches('/'))
@@ -104,34 +127,49 @@ fn checked_url(url: &str) -> Result<&str> {
 
 type Files = BTreeMap<String, Content>;
 
-fn contents(subject: &Subject, packages: Option<&Tree>, url: Option<&str>) -> Result<(Files, Vec<String>)> {
+fn contents(
+    subject: &Subject,
+    options: &Options<'_>,
+    url: Option<&str>,
+    ways: &[Root],
+) -> Result<(Files, Vec<String>)> {
     let starts = menus::starts(&menu_entries(subject.tree()), &subject.install_dir);
     if starts.is_empty() {
         bail!("no menu of the image has an entry with kernel and initramfs below /{}", subject.install_dir);
     }
-    let (mut files, mut notes) = (Files::new(), Vec::new());
-    let images: Files = subject
-        .files()
-        .filter(|(path, _)| path.ends_with(".sfs"))
-        .map(|(path, content)| (path, content.clone()))
-        .collect();
-    let mut roots = images.values().map(reader).collect::<Result<Vec<_>>>()?;
+    let images: Files = subject.root_images().map(|(path, content)| (path, content.clone())).collect();
+    // Without an image the root is in the initramfs.
+    ensure!(
+        !images.is_empty() || ways == [Root::Http],
+        "the image has no root image that a server could offer: its root is in the initramfs"
+    );
+    let squashfs = images.iter().filter(|(path, _)| path.ends_with(".sfs"));
+    let roots = squashfs.map(|(_, content)| reader(content)).collect::<Result<_>>()?;
+    let mut sources = initramfs::Sources { kernels: options.kernels, roots };
+    let (mut files, mut notes) = (Files::new(), memory_note(&images, ways));
     for Start { kernel, initrd, .. } in &starts {
         if !files.contains_key(kernel) {
             files.insert(kernel.clone(), named(subject, kernel)?.clone());
         }
         if !files.contains_key(initrd) {
-            let bytes = named(subject, initrd)?.read_all()?;
-            let exported = initramfs::with_network(&bytes, &mut roots)
-                .with_context(|| format!("adding network drivers to /{initrd}"))?;
-            files.insert(initrd.clone(), Content::bytes(exported.bytes));
-            notes.extend(exported.notes);
+            let mut bytes = named(subject, initrd)?.read_all()?;
+            if !images.is_empty() {
+                let exported = initramfs::with_network(&bytes, &mut sources, ways)
+                    .with_context(|| format!("adding network drivers to /{initrd}"))?;
+                bytes = exported.bytes;
+                notes.extend(exported.notes);
+            }
+            files.insert(initrd.clone(), Content::bytes(bytes));
         }
     }
     files.extend(images);
-    add_loaders(subject, packages, &mut files);
+    if ways.iter().any(|way| matches!(way, Root::Nfs { .. })) {
+        let marker = format!("{}/{}.id", subject.install_dir, subject.build_id);
+        files.insert(marker.clone(), named(subject, &marker)?.clone());
+    }
+    add_loaders(subject, options.loaders, &mut files);
     let about = about(subject)?;
-    let menus = Menus { about: &about, starts: &starts, url };
+    let menus = Menus { about: &about, starts: &starts, url, roots: ways };
     let mut text = |path: &str, text: String| files.insert(path.to_string(), Content::bytes(text));
     text("boot.ipxe", menus.ipxe());
     text("pxelinux.cfg/default", menus.pxelinux());
@@ -148,6 +186,19 @@ fn contents(subject: &Subject, packages: Option<&Tree>, url: Option<&str>) -> Re
 
 fn named<'s>(subject: &'s Subject, path: &str) -> Result<&'s Content> {
     subject.file(path).with_context(|| format!("a menu names /{path}, which the image does not have"))
+}
+
+/// A large image in RAM surprises whoever has only small machines.
+fn memory_note(images: &Files, ways: &[Root]) -> Vec<String> {
+    let mib = images.values().map(Content::len).sum::<u64>().div_ceil(1 << 20);
+    let surprising = mib >= LARGE_IMAGE_MIB && ways == [Root::Http];
+    let note = || {
+        format!(
+            "each machine copies the image to RAM, which takes {mib} MiB beside what the system needs; \
+             --root nbd or --root nfs leaves it on a server"
+        )
+    };
+    surprising.then(note).into_iter().collect()
 }
 
 /// The image inside the ISO.

@@ -48,9 +48,14 @@ const ADDRESS: u32 = 0x0040_0000;
 
 /// The program for an architecture.
 pub fn ioctl_program(arch: Arch) -> Vec<u8> {
+    executable(arch, I386, AMD64)
+}
+
+/// The file of a program that is nothing but this code.
+pub(super) fn executable(arch: Arch, i386: &[u8], amd64: &[u8]) -> Vec<u8> {
     match arch {
-        Arch::I386 => elf32(I386),
-        Arch::Amd64 => elf64(AMD64),
+        Arch::I386 => elf32(i386),
+        Arch::Amd64 => elf64(amd64),
     }
 }
 

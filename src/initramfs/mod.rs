@@ -19,6 +19,7 @@ mod kernel_format;
 mod microcode;
 mod modprobe;
 mod module_list;
+mod netlink;
 mod pack;
 mod programs;
 mod resident;
@@ -28,19 +29,20 @@ mod squashed;
 pub use base::base_tree;
 #[cfg(test)]
 pub(crate) use base::tests::plan as test_plan;
-pub use hooks::add_hooks;
+pub use hooks::{add_hooks, add_nbd, add_nfs};
 pub use ioctl::ioctl_program;
 pub use kernel_config::check_kernel;
 pub use kernel_format::{Part, PartFormat, unpack};
 pub use microcode::{Vendor, microcode_archive, microcode_vendor};
 pub use modprobe::module_texts;
 pub use module_list::{ModuleList, default_modules};
+pub use netlink::netlink_program;
 pub use pack::{Packed, id_archive, pack};
 pub use programs::add_programs;
 pub use resident::make_resident;
 pub use sizes::Sizes;
 pub(crate) use sizes::mebibytes;
-pub use squashed::squash;
+pub use squashed::{squash, unsquash};
 
 /// /init and its parts, by path in the archive.
 pub const INIT: &[(&str, &[u8])] = &[
@@ -64,5 +66,6 @@ pub const INIT: &[(&str, &[u8])] = &[
 /// Parts that only some initramfs have use for.
 const HOOK: (&str, &[u8]) = ("lib/liveiso/hook.sh", include_bytes!("init/hook.sh"));
 const NBD: (&str, &[u8]) = ("lib/liveiso/nbd.sh", include_bytes!("init/nbd.sh"));
+const NBD_CONNECT: (&str, &[u8]) = ("lib/liveiso/nbd-connect.sh", include_bytes!("init/nbd-connect.sh"));
 const NFS: (&str, &[u8]) = ("lib/liveiso/nfs.sh", include_bytes!("init/nfs.sh"));
 const LUKS: (&str, &[u8]) = ("lib/liveiso/luks.sh", include_bytes!("init/luks.sh"));

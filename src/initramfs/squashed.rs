@@ -9,13 +9,14 @@
 //! After dracut's 99squash. The kernel unpacks the archive into page cache, so
 //! files in the image cost their compressed size until the root takes over.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Cursor;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use crate::format::squashfs;
-use crate::plan::Plan;
+use crate::plan::Compression;
 use crate::tree::{Content, InodeId, Kind, Meta, Tree};
 
 /// What the loader itself runs on, besides its modules.
@@ -26,13 +27,18 @@ const MOUNT_POINTS: [&str; 6] = ["dev", "newroot", "proc", "run", "sys", "tmp"];
 const LOADER_MODULES: [&str; 3] = ["loop", "overlay", "squashfs"];
 /// Blocks of the image, in bytes. Four of them are in memory while it is mounted.
 const BLOCK_SIZE: u32 = 64 << 10;
+/// The image in the loader's tree.
+const IMAGE: &[u8] = b"squash/root.sfs";
+/// More than this in an image is no initramfs for anybody (bytes).
+const MAX_CONTENT: u64 = 1 << 30;
 
-/// Splits a plain initramfs into loader and image. Returns the loader's tree,
-/// the image in it, and the image's size in bytes.
+/// Splits a plain initramfs into loader and image, whose new files are of `timestamp`
+/// (seconds since 1970). Returns the loader's tree, the image in it, and the image's
+/// size in bytes.
 ///
 /// # Errors
 /// A tree without modules.dep; what squashfs cannot carry.
-pub fn squash(plan: &Plan, plain: &Tree) -> Result<(Tree, u64)> {
+pub fn squash(plain: &Tree, compression: Compression, timestamp: i64) -> Result<(Tree, u64)> {
     let modules = loader_modules(plain)?;
     let is_loader = |path: &str| LOADER.contains(&path) || modules.files.contains(path);
     let stays = |path: &str| {
@@ -41,7 +47,7 @@ pub fn squash(plan: &Plan, plain: &Tree) -> Result<(Tree, u64)> {
     };
     let mut loader = part(plain, stays)?;
     let image = part(plain, |path| !stays(path))?;
-    let meta = |mode| Meta { mtime: plan.timestamp, ..Meta::mode(mode) };
+    let meta = |mode| Meta { mtime: timestamp, ..Meta::mode(mode) };
     let origin = loader.add_origin("layout squashed");
     // Mount points: every directory at the top, as the plain tree has it.
     for entry in
@@ -56,18 +62,35 @@ pub fn squash(plan: &Plan, plain: &Tree) -> Result<(Tree, u64)> {
     loader.add_directory(b"squash", meta(0o755), origin)?;
     let script = Content::bytes(&include_bytes!("loader.sh")[..]);
     loader.add_file(b"squash/loader.sh", script, meta(0o644), origin)?;
-    let bytes = write_image(plan, &image).context("writing the squashed initramfs")?;
+    let bytes = write_image(&image, compression, timestamp).context("writing the squashed initramfs")?;
     let size = bytes.len() as u64;
-    loader.add_file(b"squash/root.sfs", Content::bytes(bytes), meta(0o644), origin)?;
+    loader.add_file(IMAGE, Content::bytes(bytes), meta(0o644), origin)?;
     Ok((loader, size))
 }
 
-fn write_image(plan: &Plan, image: &Tree) -> Result<Vec<u8>> {
-    let options = squashfs::Options {
-        block_size: BLOCK_SIZE,
-        timestamp: plan.timestamp,
-        ..squashfs::Options::new(plan.initramfs.compression)
+/// Puts loader and image together again: the plain tree, or `None` if it is plain already.
+/// `scratch` is a new file that must stay while the tree lives.
+///
+/// # Errors
+/// A damaged image.
+pub fn unsquash(loader: &Tree, scratch: &Path) -> Result<Option<Tree>> {
+    let Some(id) = loader.get(IMAGE) else { return Ok(None) };
+    let Kind::File(content) = &loader.inode(id).kind else {
+        anyhow::bail!("/squash/root.sfs is not a file");
     };
+    let file = scratch.with_extension("sfs");
+    std::fs::write(&file, content.read_all()?).with_context(|| format!("writing {}", file.display()))?;
+    let image = squashfs::read(&file, scratch, MAX_CONTENT).context("reading /squash/root.sfs")?;
+    // The image has the whole modules.dep.
+    let stays = |path: &str| !path.starts_with("squash/") && !path.ends_with("/modules.dep");
+    let mut plain = part(loader, stays)?;
+    merge(&image, |_| true, &mut plain)?;
+    Ok(Some(plain))
+}
+
+fn write_image(image: &Tree, compression: Compression, timestamp: i64) -> Result<Vec<u8>> {
+    let options =
+        squashfs::Options { block_size: BLOCK_SIZE, timestamp, ..squashfs::Options::new(compression) };
     let mut bytes = Cursor::new(Vec::new());
     squashfs::write(image, &options, &mut bytes)?;
     Ok(bytes.into_inner())
@@ -110,7 +133,13 @@ fn loader_modules(tree: &Tree) -> Result<LoaderModules> {
 /// The files and empty directories a predicate takes, with their directories and hard links.
 fn part(tree: &Tree, takes: impl Fn(&str) -> bool) -> Result<Tree> {
     let mut part = Tree::new();
-    let mut first_names: std::collections::BTreeMap<usize, Vec<u8>> = std::collections::BTreeMap::new();
+    merge(tree, takes, &mut part)?;
+    Ok(part)
+}
+
+/// Adds such a part to a tree.
+fn merge(tree: &Tree, takes: impl Fn(&str) -> bool, part: &mut Tree) -> Result<()> {
+    let mut first_names: BTreeMap<usize, Vec<u8>> = BTreeMap::new();
     let taken = |path: &[u8], kind: &Kind| {
         let is_leaf = !matches!(kind, Kind::Directory(entries) if !entries.is_empty() || path.is_empty());
         is_leaf && std::str::from_utf8(path).is_ok_and(&takes)
@@ -128,12 +157,12 @@ fn part(tree: &Tree, takes: impl Fn(&str) -> bool) -> Result<Tree> {
                 part.add_hard_link(path, first, origin)?;
             }
             None => {
-                copy(tree, id, path, &mut part)?;
+                copy(tree, id, path, part)?;
                 first_names.insert(id.index(), path.to_vec());
             }
         }
     }
-    Ok(part)
+    Ok(())
 }
 
 fn copy(tree: &Tree, id: InodeId, path: &[u8], part: &mut Tree) -> Result<()> {
@@ -151,7 +180,7 @@ fn copy(tree: &Tree, id: InodeId, path: &[u8], part: &mut Tree) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::initramfs::base::tests::{plan, small_base};
+    use crate::initramfs::base::tests::small_base;
     use crate::tree::listing;
 
     fn names(tree: &Tree) -> Vec<String> {
@@ -172,8 +201,8 @@ mod tests {
         plain.add_file(b"lib/modules/6.1.0-t/modules.dep", text(dep), Meta::mode(0o644), origin).unwrap();
         plain.add_file(b"bin/tool", text("tool"), Meta::mode(0o755), origin).unwrap();
         plain.add_hard_link(b"opt/tool", b"bin/tool", origin).unwrap();
-        let (loader, size) = squash(&plan("i386", &[]), &plain).unwrap();
-        let again = squash(&plan("i386", &[]), &plain).unwrap().0;
+        let (loader, size) = squash(&plain, Compression::Zstd, 1000).unwrap();
+        let again = squash(&plain, Compression::Zstd, 1000).unwrap().0;
         assert_eq!(listing(&again).unwrap(), listing(&loader).unwrap());
         let expected = [
             "",
@@ -225,8 +254,12 @@ mod tests {
         whole.retain(|line| {
             !line.contains(" /squash") && !line.contains(&format!("size={} ", loader_dep.len()))
         });
-        let plain: BTreeSet<String> = listing(&plain).unwrap().lines().map(str::to_string).collect();
+        let plain_listing = listing(&plain).unwrap();
+        let plain: BTreeSet<String> = plain_listing.lines().map(str::to_string).collect();
         assert_eq!(whole, plain);
         assert!(image.get(b"lib/modules/6.1.0-t/kernel/a/loop.ko").is_none());
+        let together = unsquash(&loader, &dir.path().join("again")).unwrap().unwrap();
+        assert_eq!(listing(&together).unwrap(), plain_listing);
+        assert!(unsquash(&together, &dir.path().join("third")).unwrap().is_none());
     }
 }

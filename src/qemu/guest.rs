@@ -15,18 +15,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use serde::Serialize;
-use serde_json::Value;
-use tempfile::TempDir;
-
 use super::failure::{BootFailure, Ending, FailureKind, is_hopeless};
 use super::machine::{Arguments, MEDIUM_NODE, Machine};
 use super::qmp::Qmp;
 use super::report::{Report, Shell};
 use super::serial::{Serial, Stopped};
 use crate::host::{self, Tool};
+use crate::scratch::Scratch;
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::Serialize;
+use serde_json::Value;
 
 /// What QEMU is needed for, in messages.
 pub(super) const PURPOSE: &str = "booting the image";
@@ -154,11 +153,8 @@ fn content(log: &File) -> Vec<u8> {
 }
 
 /// Our own directory for sockets and firmware variables, closed to others.
-pub(super) fn scratch_dir() -> Result<TempDir> {
-    tempfile::Builder::new()
-        .prefix("liveiso-qemu-")
-        .tempdir()
-        .context("creating a directory for QEMU's sockets")
+pub(super) fn scratch_dir() -> Result<Scratch> {
+    Scratch::new("qemu")
 }
 
 /// A child that is killed when dropped.
@@ -172,6 +168,11 @@ pub(super) struct Process {
 impl Process {
     /// Starts a program with nothing to read and its messages in a log file.
     pub(super) fn start(tool: Tool, log: &Path) -> Result<Process> {
+        Process::start_with(tool, Stdio::null(), log)
+    }
+
+    /// The same with this as its standard input.
+    pub(super) fn start_with(tool: Tool, input: impl Into<Stdio>, log: &Path) -> Result<Process> {
         let shown = tool.shown();
         let writing = || format!("writing {}", log.display());
         let mut log_file = new_log(log)?;
@@ -179,7 +180,7 @@ impl Process {
         let output = log_file.try_clone().with_context(writing)?;
         let errors = log_file.try_clone().with_context(writing)?;
         let mut command: Command = tool.into_command();
-        command.stdin(Stdio::null()).stdout(output).stderr(errors);
+        command.stdin(input).stdout(output).stderr(errors);
         let mut child = command.spawn().with_context(|| format!("starting {shown}"))?;
         let pid = rustix::process::Pid::from_child(&child);
         match rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {

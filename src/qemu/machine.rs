@@ -97,6 +97,9 @@ const LONG_MODE: &str = "qemu64";
 /// QEMU's name of the medium's block node.
 pub(super) const MEDIUM_NODE: &str = "medium";
 
+/// Address in QEMU's network behind which the server for [`Medium::NetbootNbd`] is.
+pub(super) const NBD_SERVER: &str = "10.0.2.100";
+
 /// Where Debian's ovmf packages keep their images.
 const OVMF_DIR: &str = "/usr/share/OVMF";
 
@@ -116,17 +119,20 @@ pub enum Medium {
     Loopback,
     /// The network: DHCP, TFTP and what `export netboot` writes.
     Netboot,
+    /// The same, but the root image stays on a server: a network block device.
+    NetbootNbd,
 }
 
 impl Medium {
     /// Every medium, in the order of the test table.
-    pub const ALL: [Medium; 6] = [
+    pub const ALL: [Medium; 7] = [
         Medium::Cd,
         Medium::Usb,
         Medium::UsbWithoutElTorito,
         Medium::FatCopy,
         Medium::Loopback,
         Medium::Netboot,
+        Medium::NetbootNbd,
     ];
 
     /// The media that are the image itself.
@@ -141,12 +147,14 @@ impl Medium {
             Medium::FatCopy => "fat-copy",
             Medium::Loopback => "loopback",
             Medium::Netboot => "netboot",
+            Medium::NetbootNbd => "netboot-nbd",
         }
     }
 
-    /// Whether the machine has it as a drive, and so counts what is read from it.
+    /// Whether the machine has it as a drive, and so counts what is read from it; a
+    /// directory is served over the network otherwise.
     pub(super) fn is_drive(self) -> bool {
-        self != Medium::Netboot
+        !matches!(self, Medium::Netboot | Medium::NetbootNbd)
     }
 }
 
@@ -233,8 +241,8 @@ impl Machine {
         }
     }
 
-    /// The hardware as QEMU arguments; `image` is the medium, if there is one (for
-    /// [`Medium::Netboot`] the directory that is served), and `vars` the machine's own
+    /// The hardware as QEMU arguments; `image` is the medium, if there is one (over the
+    /// network the directory that is served), and `vars` the machine's own
     /// copy of the UEFI variables.
     pub fn arguments(&self, image: Option<&Path>, vars: &Path) -> Vec<OsString> {
         let board = match self.firmware {
@@ -250,7 +258,7 @@ impl Machine {
             .words(&["-vga", "std", "-boot", "strict=on,reboot-timeout=0"]);
         self.flash_arguments(&mut args, vars);
         match image {
-            Some(dir) if self.medium == Medium::Netboot => self.network_arguments(&mut args, dir),
+            Some(dir) if !self.medium.is_drive() => self.network_arguments(&mut args, dir),
             Some(image) => self.medium_arguments(&mut args, image),
             None => {}
         }
@@ -296,9 +304,14 @@ impl Machine {
             Firmware::UefiX64 | Firmware::SecureBoot => ("virtio-net-pci,romfile=", "grubnetx64.efi"),
             Firmware::UefiIa32 => ("virtio-net-pci,romfile=", "grubnetia32.efi"),
         };
-        args.words(&["-netdev"])
-            .path(&format!("user,id=net,restrict=on,bootfile={program},tftp="), dir)
-            .words(&["-device", &format!("{card},netdev=net,bootindex=0")]);
+        let mut network = OsString::from(format!("user,id=net,restrict=on,bootfile={program},tftp="));
+        network.push(doubled_commas(dir.as_os_str()));
+        if self.medium == Medium::NetbootNbd {
+            network.push(format!(",guestfwd=tcp:{NBD_SERVER}:10809-cmd:sh "));
+            network.push(doubled_commas(&quoted(nbd_relay(dir).as_os_str())));
+        }
+        args.0.extend(["-netdev".into(), network]);
+        args.words(&["-device", &format!("{card},netdev=net,bootindex=0")]);
     }
 
     /// Makes the machine's own copy of the UEFI variables in `dir` and returns its path.
@@ -326,6 +339,21 @@ impl Machine {
         std::fs::write(&vars, content)?;
         Ok(vars)
     }
+}
+
+/// The shell script that connects to the server for a directory of [`Medium::NetbootNbd`], beside it.
+pub(super) fn nbd_relay(dir: &Path) -> PathBuf {
+    dir.with_extension("sh")
+}
+
+/// One word for a shell.
+fn quoted(text: &OsStr) -> OsString {
+    let parts: Vec<&[u8]> = text.as_bytes().split(|byte| *byte == b'\'').collect();
+    let inside = OsString::from_vec(parts.join(&br"'\''"[..]));
+    let mut word = OsString::from("'");
+    word.push(inside);
+    word.push("'");
+    word
 }
 
 /// A list of arguments under construction.
@@ -411,6 +439,14 @@ mod tests {
                 "/t/vars.fd -global driver=cfi.pflash01,property=secure,value=on -global ICH9-LPC.disable_s3=1",
             );
         assert_eq!(machine, expected);
+    }
+
+    #[test]
+    fn a_server_is_reached_through_a_relay() {
+        let machine = Machine::new(Firmware::Bios, Medium::NetbootNbd);
+        let words = machine.arguments(Some(Path::new("/t/it's,net")), Path::new("/none"));
+        let expected = r"user,id=net,restrict=on,bootfile=boot.ipxe,tftp=/t/it's,,net,guestfwd=tcp:10.0.2.100:10809-cmd:sh '/t/it'\''s,,net.sh'";
+        assert!(words.contains(&OsString::from(expected)), "{words:?}");
     }
 
     #[test]

@@ -85,12 +85,14 @@ impl Subject {
         })
     }
 
-    /// Bytes of the root images, which a machine without a medium holds in RAM.
+    /// The root images; none if the root is in the initramfs.
+    pub fn root_images(&self) -> impl Iterator<Item = (String, &Content)> {
+        self.files().filter(|(path, _)| path.ends_with(".sfs") || path.ends_with(".erofs"))
+    }
+
+    /// Bytes of the root images, which a machine that downloads them holds in RAM.
     pub fn image_bytes(&self) -> u64 {
-        self.files()
-            .filter(|(path, _)| path.ends_with(".sfs") || path.ends_with(".erofs"))
-            .map(|(_, content)| content.len())
-            .sum()
+        self.root_images().map(|(_, content)| content.len()).sum()
     }
 
     /// Why the image cannot be started this way, whatever its quality; `None` if it should start.
@@ -120,7 +122,7 @@ impl Subject {
     /// The loaders that other media bring are not signed.
     fn secure_boot_obstacle(&self, medium: Medium) -> Option<String> {
         let reason = match medium {
-            Medium::Loopback | Medium::Netboot => {
+            Medium::Loopback | Medium::Netboot | Medium::NetbootNbd => {
                 "the loader on this medium is not the image's, and not signed"
             }
             _ if self.file(SIGNED_GRUB).is_none() => {
@@ -145,8 +147,13 @@ impl Subject {
             Medium::Loopback if self.file("boot/grub/loopback.cfg").is_none() => {
                 "the image has no /boot/grub/loopback.cfg"
             }
-            Medium::Netboot if !self.files().any(|(path, _)| path.ends_with("/vmlinuz")) => {
+            Medium::Netboot | Medium::NetbootNbd
+                if !self.files().any(|(path, _)| path.ends_with("/vmlinuz")) =>
+            {
                 return Some(format!("the image has no kernel below /{}", self.install_dir));
+            }
+            Medium::NetbootNbd if self.root_images().count() != 1 => {
+                "the image has no single root image that a server could offer"
             }
             Medium::FatCopy
                 if self.tree.walk().any(|e| matches!(&e.inode.kind, Kind::File(c) if c.len() >= 4 << 30)) =>

@@ -111,18 +111,21 @@ bios-usb-without-el-torito-128M  {bios}
 bios-fat-copy-128M  {bios}
 bios-loopback-128M  {bios}
 bios-netboot-128M  {bios}
+bios-netboot-nbd-128M  {bios}
 uefi-x64-cd-256M
 uefi-x64-usb-256M  {table}
 uefi-x64-usb-without-el-torito-256M  {table}
 uefi-x64-fat-copy-256M
 uefi-x64-loopback-256M  skipped: the image has no /boot/grub/loopback.cfg
 uefi-x64-netboot-256M  skipped: the image has no kernel below /liveiso
+uefi-x64-netboot-nbd-256M  skipped: the image has no kernel below /liveiso
 uefi-ia32-cd-256M  {ia32}
 uefi-ia32-usb-256M  {ia32}
 uefi-ia32-usb-without-el-torito-256M  {ia32}
 uefi-ia32-fat-copy-256M  {ia32}
 uefi-ia32-loopback-256M  {ia32}
 uefi-ia32-netboot-256M  {ia32}
+uefi-ia32-netboot-nbd-256M  {ia32}
 "
     );
     assert_eq!(run(&["--list", "--all"]), (Some(0), expected, String::new()));

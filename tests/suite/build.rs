@@ -306,7 +306,7 @@ fn open_way(dir: &Path) {
 }
 
 /// Waits for the end of a process, at most this long; returns whether it ended.
-fn ended_within(child: &Child, time: Duration) -> bool {
+pub fn ended_within(child: &Child, time: Duration) -> bool {
     pid_ended_within(Pid::from_child(child), time)
 }
 

@@ -89,7 +89,7 @@ fn squashed_modules_unpack_in_less_ram() {
         plan.initramfs.compression = Compression::Xz;
         plan.initramfs.modules.extend(more.map(str::to_string));
         let tree = base_tree(&plan, &kernel, &busybox, &[("init", b"#!/bin/sh\n")]).unwrap();
-        let (loader, image_size) = squash(&plan, &tree).unwrap();
+        let (loader, image_size) = squash(&tree, Compression::Xz, plan.timestamp).unwrap();
         let ram = |tree: &Tree| pack(tree, Compression::Xz).unwrap().sizes.predicted_ram(Arch::I386) >> 20;
         let (plain, squashed) = (ram(&tree), ram(&loader));
         assert!(

@@ -37,6 +37,11 @@ fetch_image() {
 	image=$file
 }
 
+# The address of the server that DHCP names.
+boot_server() {
+	cut -d ' ' -f 1 "$LIVE/server" 2>/dev/null
+}
+
 # Sets $base to the URL of what the medium holds.
 find_base() {
 	local server file

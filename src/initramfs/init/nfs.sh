@@ -1,14 +1,20 @@
 # The medium's files on an NFS server: liveiso.nfs=SERVER:/DIRECTORY[,port=N],
 # where DIRECTORY holds what is on the medium. The kernel's own client mounts it
-# read-only, by NFS 4 or 3; addresses, not names. The image is read from there,
-# or copied with toram. Left out: Kerberos, all of nfsroot's options but the port.
+# read-only, by NFS 4 or 3; addresses, not names, and none is DHCP's boot server.
+# The image is read from there, or copied with toram. Left out: Kerberos, all of
+# nfsroot's options but the port.
 # shellcheck shell=sh disable=SC3043,SC2034,SC2154
 
 # Mounts it as $MEDIUM; $verdict says why not.
 mount_nfs() {
-	local server="${opt_nfs%%:*}" place="${opt_nfs%%,*}" port version
+	local server place port version
 	port=$(nfs_port)
 	bring_up_network || return 1
+	case $opt_nfs in :*) opt_nfs=$(boot_server)$opt_nfs ;; esac
+	server=${opt_nfs%%:*}
+	verdict="DHCP names no boot server: write liveiso.nfs=ADDRESS$opt_nfs"
+	[ "$server" ] || return 1
+	place=${opt_nfs%%,*}
 	load nfs nfsv4 nfsv3
 	mkdir -p "$MEDIUM"
 	say "mounting $place"

@@ -146,7 +146,7 @@ fn over_budget(cell: &Cell, options: &TestOptions) -> Vec<String> {
         }
     };
     least(options.min_available_kb, "");
-    if cell.firmware == Firmware::Bios && cell.medium != Medium::Netboot && cell.memory_mib == SMALL_MACHINE {
+    if cell.firmware == Firmware::Bios && cell.medium.is_drive() && cell.memory_mib == SMALL_MACHINE {
         let budget = options.budget.available_at_128.map(|bytes| bytes >> 10);
         least(budget, "the budget `available-at-128` of ");
     }

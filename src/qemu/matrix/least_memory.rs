@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use super::{Cell, TestOptions, cell};
+use crate::interrupt;
 use crate::qemu::media::Media;
 use crate::qemu::subject::Subject;
 
@@ -61,6 +62,7 @@ pub fn least_memory(
         case.machine.memory_mib = mib;
         let cell = cell::boot(&case, media.path(medium), &subject.build_id, &options)
             .with_context(|| format!("testing {}", case.label()))?;
+        interrupt::wait_if_interrupted();
         finished(&cell);
         if cell.login_seconds.is_some() {
             let enough = Duration::from_secs_f64(cell.seconds * 4.0).max(LEAST_TIME);

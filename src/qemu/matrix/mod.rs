@@ -22,6 +22,7 @@ use super::machine::{Firmware, Machine, Medium, UsbController};
 use super::media::Media;
 use super::subject::Subject;
 use crate::host;
+use crate::interrupt;
 use crate::plan::Budget;
 
 pub use cell::Cell;
@@ -126,7 +127,8 @@ impl TestOptions {
             let (image, least) = (image_mib(subject), image_mib(subject) + firmware.default_memory_mib() / 2);
             (medium == Medium::Netboot && memory_mib < least).then(|| {
                 format!(
-                    "the image of {image} MiB is copied to RAM: over the network {least} MiB are the least"
+                    "the image of {image} MiB is copied to RAM: {least} MiB are the least; netboot-nbd leaves it on \
+                     the server"
                 )
             })
         });
@@ -162,12 +164,15 @@ pub fn test(image: &Path, options: &TestOptions, finished: &(dyn Fn(&Cell) + Syn
     let memory: Vec<u32> =
         cases.iter().map(|case| if case.obstacle.is_none() { case.machine.memory_mib } else { 0 }).collect();
     schedule::side_by_side(&memory, options.jobs, memory_limit_mib()?, &|index| {
+        // Also a machine that a signal ended has failed: it is not to be told as such.
+        interrupt::wait_if_interrupted();
         let case = &cases[index];
         let cell = match &case.obstacle {
             Some(reason) => Cell::skipped(&case.machine, reason),
             None => cell::boot(case, media.path(case.machine.medium), &subject.build_id, options)
                 .with_context(|| format!("testing {}", case.label()))?,
         };
+        interrupt::wait_if_interrupted();
         finished(&cell);
         Ok(cell)
     })

@@ -6,9 +6,11 @@
 //! fat-copy                its files on FAT32 under another label, as Rufus copies them
 //! loopback                the image as a file beside a GRUB of another stick
 //! netboot                 what `liveiso export netboot` writes
+//! netboot-nbd             the same with --root nbd, and a server for the root image
 //! ```
 
 mod loopback;
+mod nbd;
 mod stick;
 
 use std::collections::BTreeMap;
@@ -17,20 +19,23 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use tempfile::TempDir;
 
-use super::machine::{Firmware, Medium};
+use super::guest::Process;
+use super::machine::{Firmware, Medium, NBD_SERVER};
 use super::subject::Subject;
-use crate::export;
+use crate::export::{self, Root};
 use crate::format::iso9660::SECTOR;
+use crate::scratch::Scratch;
 
 /// Media made for a run; they go with this value.
 #[derive(Debug)]
 pub struct Media {
     image: PathBuf,
     made: BTreeMap<Medium, PathBuf>,
+    /// Ends with this value.
+    _nbd_server: Option<Process>,
     /// Removed on drop.
-    _dir: TempDir,
+    _dir: Scratch,
 }
 
 impl Media {
@@ -39,9 +44,8 @@ impl Media {
     /// # Errors
     /// A missing program by its package, a full disk, an image without the files that a medium takes.
     pub fn make(subject: &Subject, machines: &[(Firmware, Medium)]) -> Result<Media> {
-        let dir =
-            tempfile::Builder::new().prefix("liveiso-media-").tempdir().context("making a directory")?;
-        let mut made = BTreeMap::new();
+        let dir = Scratch::new("media")?;
+        let (mut made, mut nbd_server) = (BTreeMap::new(), None);
         for medium in Medium::ALL {
             let firmwares: Vec<Firmware> =
                 machines.iter().filter(|(_, m)| *m == medium).map(|(firmware, _)| *firmware).collect();
@@ -51,12 +55,15 @@ impl Media {
             let path = dir.path().join(medium.name());
             make(subject, medium, &firmwares, &path)
                 .with_context(|| format!("making the medium {}", medium.name()))?;
+            if medium == Medium::NetbootNbd {
+                nbd_server = Some(nbd::serve(subject, &path).context("serving the root image by NBD")?);
+            }
             made.insert(medium, path);
         }
-        Ok(Media { image: subject.image.clone(), made, _dir: dir })
+        Ok(Media { image: subject.image.clone(), made, _nbd_server: nbd_server, _dir: dir })
     }
 
-    /// The file, or for [`Medium::Netboot`] the directory, of a medium.
+    /// The file, or over the network the directory, of a medium.
     pub fn path(&self, medium: Medium) -> &Path {
         self.made.get(&medium).unwrap_or(&self.image)
     }
@@ -69,13 +76,17 @@ fn make(subject: &Subject, medium: Medium, firmwares: &[Firmware], path: &Path) 
         Medium::UsbWithoutElTorito => without_el_torito(&subject.image, path),
         Medium::FatCopy => stick::fat_copy(subject, bios, path),
         Medium::Loopback => loopback::stick(subject, bios, path),
-        Medium::Netboot => netboot(subject, firmwares, path),
+        Medium::Netboot => netboot(subject, firmwares, &Root::Http, path),
+        Medium::NetbootNbd => {
+            netboot(subject, firmwares, &Root::Nbd { server: NBD_SERVER.to_string(), export: None }, path)
+        }
     }
 }
 
 /// The network's own loaders are no part of an image: under BIOS the card's iPXE, under UEFI Debian's GRUB.
-fn netboot(subject: &Subject, firmwares: &[Firmware], path: &Path) -> Result<()> {
-    export::netboot(&subject.image, &subject.install_dir, None, None, path)?;
+fn netboot(subject: &Subject, firmwares: &[Firmware], root: &Root, path: &Path) -> Result<()> {
+    let options = export::Options { roots: std::slice::from_ref(root), ..export::Options::default() };
+    export::netboot(&subject.image, &subject.install_dir, &options, path)?;
     for (firmware, loader) in [
         (Firmware::UefiX64, &export::GRUB_FOR_NETWORKS[0]),
         (Firmware::UefiIa32, &export::GRUB_FOR_NETWORKS[1]),
