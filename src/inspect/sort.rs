@@ -28,10 +28,22 @@ pub(super) fn sort(
         && let Content::Slice { file: iso, offset, .. } = content
     {
         let parameters = squashfs::parameters(iso, *offset)?;
-        images.push(Image { file, format: "squashfs", squashfs: Some(parameters), erofs: None });
+        images.push(Image {
+            file,
+            format: "squashfs",
+            squashfs: Some(parameters),
+            erofs: None,
+            content: content.clone(),
+        });
     } else if erofs::is_erofs(&start) {
         let parameters = erofs::parameters(&head(content, erofs::HEAD)?)?;
-        images.push(Image { file, format: "erofs", squashfs: None, erofs: Some(parameters) });
+        images.push(Image {
+            file,
+            format: "erofs",
+            squashfs: None,
+            erofs: Some(parameters),
+            content: content.clone(),
+        });
     } else if start.get(0x202..0x206) == Some(b"HdrS") {
         let header = kernel::read(&head(content, kernel::HEAD)?);
         let bytes = if start.starts_with(b"MZ") { whole(content)? } else { Vec::new() };

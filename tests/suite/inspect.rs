@@ -2,6 +2,7 @@
 //! defect each, on other makers' layouts and on damaged bytes.
 
 mod diff;
+mod disk_image;
 mod layouts;
 mod medium;
 mod secure_boot;
@@ -101,7 +102,7 @@ fn the_command_line_reports_and_judges() {
 
     fs::write(&iso, "no ISO").unwrap();
     let error = format!(
-        "error: inspecting {}\n  caused by: reading sector 16\n  caused by: failed to fill whole buffer\n",
+        "error: inspecting {}\n  caused by: it is neither an ISO nor a disk image, for which its 6 bytes are too few\n",
         iso.display()
     );
     assert_eq!(run(&["inspect"]), (Some(1), String::new(), error));

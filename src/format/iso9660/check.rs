@@ -7,8 +7,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::read::{BootMedium, CatalogEntry, MbrEntry, SECTOR, read, u32_at};
+use super::read::{BootMedium, CatalogEntry, MbrEntry, SECTOR, read};
 use super::{Bios, Options};
+use crate::format::field::u32_at;
 use crate::plan::IsoLayout;
 
 const BIOS: u8 = 0x00;

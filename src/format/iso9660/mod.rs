@@ -23,7 +23,7 @@ mod stage;
 mod tree;
 
 pub use check::verify;
-pub use read::{BootMedium, CatalogEntry, MbrEntry, SECTOR, Volume, read};
+pub use read::{BootMedium, CatalogEntry, MbrEntry, SECTOR, Volume, parse_mbr, read};
 pub use tree::read_tree;
 
 use std::ffi::OsString;

@@ -92,9 +92,8 @@ pub(super) fn foreign_marks(it: &Inspection) -> Verdict {
         };
         problems.push(format!("{}: {meaning}", file.path));
     }
-    let volume = &it.volume;
-    let ids = [&volume.publisher, &volume.preparer, &volume.application];
-    if ids.iter().any(|id| id.to_ascii_uppercase().contains("VENTOY COMPATIBLE")) {
+    let ids = it.volume.iter().flat_map(|volume| [&volume.publisher, &volume.preparer, &volume.application]);
+    if ids.into_iter().any(|id| id.to_ascii_uppercase().contains("VENTOY COMPATIBLE")) {
         problems.push(
             "the volume says VENTOY COMPATIBLE: Ventoy leaves finding the ISO to the system in it"
                 .to_string(),

@@ -102,7 +102,7 @@ fn builtin(it: &Inspection, initramfs: &Initramfs) -> Option<BTreeSet<String>> {
     }
     let release = contents.releases.first()?;
     for image in it.images.iter().filter(|image| image.squashfs.is_some()) {
-        let Some(Content::Slice { file, offset, length }) = it.file(&image.file.path) else { continue };
+        let Content::Slice { file, offset, length } = &image.content else { continue };
         let Ok(mut reader) = squashfs::Reader::open(file, *offset, *length) else { continue };
         for top in ["usr/lib", "lib"] {
             let path = format!("{top}/modules/{release}/modules.builtin");

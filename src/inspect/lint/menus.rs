@@ -2,11 +2,14 @@
 
 use super::{Inspection, Verdict, fail, judge, not_applicable, pass, warn};
 use crate::inspect::menu::{self, word};
-use crate::inspect::{Config, Entry};
+use crate::inspect::{Config, Entry, Format};
 use crate::manifest::FirmwareReads;
 
 /// Words by which live systems take the place of an ISO file.
 const ISO_FILE_WORDS: [&str; 5] = ["findiso=", "iso-scan/filename=", "img_loop=", "fromiso=", "isofrom="];
+
+/// Why some checks do not apply to disk images.
+const NO_ISO: &str = "Ventoy and GRUB start ISOs as files, not disk images";
 
 /// First words of the lines in which Rufus replaces the volume id.
 const REPLACED: [&str; 7] = ["options", "append", "linux", "linuxefi", "$linux", "search", "for"];
@@ -61,10 +64,10 @@ pub(super) fn label_search(it: &Inspection) -> Verdict {
 }
 
 pub(super) fn volume_id(it: &Inspection) -> Verdict {
-    let id = &it.volume.id;
-    if it.configs.is_empty() || id.is_empty() {
+    let id = it.volume.as_ref().map(|volume| &volume.id).filter(|id| !id.is_empty());
+    let Some(id) = id.filter(|_| !it.configs.is_empty()) else {
         return not_applicable("there are no menus, or no volume id");
-    }
+    };
     let replaced =
         lines(it).filter(|(.., line)| REPLACED.contains(&word(line).0) && line.contains(id.as_str()));
     let found = replaced.map(|(config, n, _)| format!("{}:{n} contains `{id}`", config.path));
@@ -152,6 +155,9 @@ fn is_guarded(it: &Inspection, entry: &Entry, path: &str) -> bool {
 
 /// Ventoy finds the initramfs by reading menus as text.
 pub(super) fn literal_initrd(it: &Inspection) -> Verdict {
+    if it.format == Format::Disk {
+        return not_applicable(NO_ISO);
+    }
     let with: Vec<&Entry> = it.menu.iter().filter(|entry| !entry.initrds.is_empty()).collect();
     if with.is_empty() {
         return not_applicable("no menu names an initramfs");
@@ -169,6 +175,9 @@ pub(super) fn literal_initrd(it: &Inspection) -> Verdict {
 }
 
 pub(super) fn loopback(it: &Inspection) -> Verdict {
+    if it.format == Format::Disk {
+        return not_applicable(NO_ISO);
+    }
     if it.kernels.is_empty() || it.initramfs.is_empty() {
         return not_applicable("it holds no Linux with an initramfs");
     }

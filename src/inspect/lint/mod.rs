@@ -17,7 +17,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::Inspection;
+use super::{FileEntry, Format, Inspection};
 
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -155,7 +155,10 @@ pub fn text(findings: &[Finding]) -> String {
 impl Inspection {
     /// Whether a BIOS is meant to start the medium.
     fn serves_bios(&self) -> bool {
-        self.boot_code || self.el_torito.iter().any(|entry| entry.platform == 0 && entry.bootable)
+        let is_syslinux = |file: &FileEntry| file.path.to_ascii_lowercase().ends_with("/ldlinux.sys");
+        self.boot_code
+            || self.el_torito.iter().any(|entry| entry.platform == 0 && entry.bootable)
+            || (self.format == Format::Disk && self.files.iter().any(is_syslinux))
     }
 
     /// Whether UEFI is meant to start the medium.

@@ -116,7 +116,7 @@ fn exit_codes_are_those_of_diff() {
     assert_eq!(run(&["diff"]), (Some(1), expected, String::new()));
     std::fs::write(&two, "x").unwrap();
     let error = format!(
-        "error: inspecting {}\n  caused by: reading sector 16\n  caused by: failed to fill whole buffer\n",
+        "error: inspecting {}\n  caused by: it is neither an ISO nor a disk image, for which its 1 bytes are too few\n",
         path("two.iso")
     );
     assert_eq!(run(&["diff"]), (Some(2), String::new(), error));

@@ -136,6 +136,11 @@ impl Medium {
         zstd::encode_all(&bytes[..], 3).unwrap()
     }
 
+    /// Everything the medium holds, for other formats.
+    pub fn tree(&self, dir: &Path) -> Tree {
+        tree(&self.contents(dir))
+    }
+
     /// Everything the ISO holds, in memory.
     pub fn contents(&self, dir: &Path) -> BTreeMap<String, Vec<u8>> {
         let mut files = self.files.clone();
