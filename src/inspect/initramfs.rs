@@ -35,6 +35,9 @@ pub struct Contents {
     pub system: Option<&'static str>,
     /// Whether `/init` has a line that is exactly `mountroot`.
     pub calls_mountroot: bool,
+    /// The build it is of, by liveiso's `/etc/liveiso/id`.
+    #[serde(skip)]
+    pub id: Option<String>,
     /// Every member but directories, by path.
     #[serde(skip)]
     pub files: BTreeMap<String, Member>,
@@ -189,6 +192,9 @@ impl Contents {
         }
         if path == "init" && member.data.len() <= MAX_TEXT {
             self.calls_mountroot = member.data.split(|&b| b == b'\n').any(|line| line == b"mountroot");
+        }
+        if path == "etc/liveiso/id" && member.data.len() <= MAX_TEXT {
+            self.id = Some(String::from_utf8_lossy(member.data).trim_end().to_string());
         }
         let digest = *blake3::hash(member.data).as_bytes();
         let length = member.data.len() as u64;

@@ -115,7 +115,7 @@ pub(super) fn disk_info(it: &Inspection) -> Verdict {
 }
 
 /// The first loaders that a machine with Secure Boot starts: place, architecture.
-fn secure(it: &Inspection) -> Vec<(Place, &'static str)> {
+pub(super) fn secure(it: &Inspection) -> Vec<(Place, &'static str)> {
     let mut found = Vec::new();
     for place in [Place::Esp, Place::Medium] {
         for arch in ARCHES {
@@ -130,7 +130,60 @@ fn secure(it: &Inspection) -> Vec<(Place, &'static str)> {
     found
 }
 
-const UNSIGNED: &str = "no first loader is signed by Microsoft: it boots with Secure Boot off only";
+pub(super) const UNSIGNED: &str =
+    "no first loader is signed by Microsoft: it boots with Secure Boot off only";
+
+/// Which of Microsoft's authorities signed the first loaders. The one of 2011 ran out in June 2026;
+/// what it signed still starts where firmware knows it, but firmware of today may know only that of 2023.
+pub(super) fn authority(it: &Inspection) -> Verdict {
+    let secure = secure(it);
+    if secure.is_empty() {
+        return not_applicable(UNSIGNED);
+    }
+    let mut old = Vec::new();
+    for (place, arch) in secure {
+        let first = loader(it, place, &format!("boot{arch}.efi"));
+        let signers = first.map(|loader| &loader.program.signers[..]).unwrap_or_default();
+        if !signers.iter().any(|signer| signer.issuer.contains("2023")) {
+            old.push(format!("boot{arch}.efi of the {}", it.place_name(place)));
+        }
+    }
+    if old.is_empty() {
+        return pass("Microsoft's authority of 2023 signed the first loaders");
+    }
+    warn(
+        format!(
+            "{}: signed by Microsoft's authority of 2011 only, which new firmware may not know",
+            old.join(", ")
+        ),
+        "use a shim with both signatures, as Debian's since 16.1",
+    )
+}
+
+/// Some firmware compares names letter by letter: `/EFI/BOOT/BOOTX64.EFI`, or the
+/// specification's own `BOOTx64.EFI` (UEFI 2.10 §3.5.1.1).
+pub(super) fn names(it: &Inspection) -> Verdict {
+    let is_first = |file: &&FileEntry| {
+        let lower = file.path.to_ascii_lowercase();
+        lower.starts_with("/efi/boot/boot") && lower.ends_with(".efi")
+    };
+    let files = it.esp_files().iter().chain(&it.files);
+    let first: Vec<&str> = files.filter(is_first).map(|file| file.path.as_str()).collect();
+    if first.is_empty() {
+        return not_applicable("it has no loader in /EFI/BOOT");
+    }
+    let is_right = |path: &str| path.to_ascii_uppercase() == path.replace("BOOTx64.", "BOOTX64.");
+    let mut wrong: Vec<String> =
+        first.iter().filter(|path| !is_right(path)).map(|path| path.to_string()).collect();
+    wrong.sort();
+    wrong.dedup();
+    if wrong.is_empty() {
+        return pass("in capitals, as every firmware wants them");
+    }
+    let remedy = "call them /EFI/BOOT/BOOTX64.EFI and BOOTIA32.EFI";
+    let reason = format!("{}: some firmware looks for capitals only", wrong.join(", "));
+    if it.is_ours() { fail(reason, remedy) } else { warn(reason, remedy) }
+}
 
 pub(super) fn mok_manager(it: &Inspection) -> Verdict {
     let secure = secure(it);

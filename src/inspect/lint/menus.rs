@@ -85,6 +85,13 @@ pub(super) fn files(it: &Inspection) -> Verdict {
     for entry in it.menu.iter().filter(|entry| !entry.elsewhere && is_on_medium(entry)) {
         for path in std::iter::once(&entry.kernel).chain(&entry.initrds) {
             let Some(path) = menu::literal_path(entry, path) else { continue };
+            if is_relative_for_grub(it, entry) {
+                problems.push(format!(
+                    "{}:{} names {}, no absolute path",
+                    entry.config, entry.line, entry.kernel
+                ));
+                break;
+            }
             if it.file(&path).is_none() && !is_guarded(it, entry, &path) {
                 problems.push(format!("{}:{} names {path}", entry.config, entry.line));
             }
@@ -141,6 +148,13 @@ pub(super) fn rdinit(it: &Inspection) -> Verdict {
 /// SYSLINUX modules and boot sectors have search rules of their own.
 fn is_on_medium(entry: &Entry) -> bool {
     entry.kernel.starts_with(['/', '(']) || !entry.initrds.is_empty()
+}
+
+/// GRUB knows no current directory.
+fn is_relative_for_grub(it: &Inspection, entry: &Entry) -> bool {
+    let config = it.configs.iter().find(|config| config.path == entry.config);
+    !entry.kernel.starts_with(['/', '('])
+        && config.is_some_and(|config| config.loader() == menu::Loader::Grub)
 }
 
 /// Whether the menu asks first whether the file is there.
@@ -211,6 +225,22 @@ pub(super) fn loopback(it: &Inspection) -> Verdict {
         "loopback.cfg does not hand ${iso_path} to the kernel: it boots and then finds no medium",
         "add findiso=${iso_path}, or what the live system calls it, to every entry",
     )
+}
+
+/// A kernel with PAE does not start on a Pentium M, nor on many VIA and AMD processors of its time.
+pub(super) fn old_processors(it: &Inspection) -> Verdict {
+    let old: Vec<&str> =
+        it.kernels.iter().filter(|k| k.header.arch == "i386").map(|k| k.header.release()).collect();
+    if old.is_empty() {
+        return not_applicable("it has no 32-bit kernel");
+    }
+    match old.iter().find(|release| !release.contains("pae")) {
+        Some(release) => pass(format!("{release} needs no PAE")),
+        None => warn(
+            format!("{} needs PAE: a Pentium M does not start it", old[0]),
+            "add a kernel without PAE, Debian's linux-image-686, and start it first",
+        ),
+    }
 }
 
 pub(super) fn firmware_reads(it: &Inspection) -> Verdict {

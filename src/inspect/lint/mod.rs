@@ -11,6 +11,8 @@ mod files;
 mod initramfs;
 mod loaders;
 mod menus;
+mod search;
+mod sectors;
 mod tables;
 
 use std::fmt::Write;
@@ -78,39 +80,53 @@ fn judge(problems: Vec<String>, remedy: &'static str, good: impl Into<String>) -
 
 type Check = fn(&Inspection) -> Verdict;
 
-const CHECKS: [(&str, Check); 33] = [
+const CHECKS: [(&str, Check); 47] = [
     ("readable", tables::readable),
     ("length", tables::length),
     ("volume-id", tables::volume_id),
     ("partition-table", tables::partition_table),
     ("active-flag", tables::active_flag),
     ("partition-bounds", tables::partition_bounds),
+    ("partition-overlap", sectors::overlap),
+    ("iso-partition", sectors::iso_partition),
+    ("mbr-loader", sectors::mbr_loader),
     ("geometry", tables::geometry),
     ("gpt", tables::gpt),
     ("esp-partition", tables::esp_partition),
+    ("esp-format", sectors::esp_format),
     ("el-torito-bios", tables::el_torito_bios),
     ("el-torito-efi-size", tables::el_torito_efi_size),
+    ("isolinux-files", files::isolinux),
     ("x64-loader", loaders::x64),
     ("ia32-loader", loaders::ia32),
+    ("loader-names", loaders::names),
     ("loaders-in-iso", loaders::in_iso),
     ("disk-info", loaders::disk_info),
+    ("shim-authority", loaders::authority),
     ("mok-manager", loaders::mok_manager),
     ("shim-neighbours", loaders::shim_neighbours),
     ("signed-kernels", loaders::signed_kernels),
+    ("lockdown", search::lockdown),
     ("sbat", loaders::sbat),
     ("symlinks", files::symlinks),
     ("large-files", files::large_files),
     ("names", files::names),
     ("foreign-marks", files::foreign_marks),
+    ("checksum-lists", files::checksum_lists),
     ("label-search", menus::label_search),
+    ("search-file", search::search_file),
+    ("build-id", initramfs::build_id),
     ("volume-id-in-menus", menus::volume_id),
     ("menu-files", menus::files),
     ("menu-places", menus::places),
     ("rdinit", menus::rdinit),
     ("literal-initrd", menus::literal_initrd),
     ("loopback", menus::loopback),
+    ("safe-entry", search::safe_entry),
+    ("old-processors", menus::old_processors),
     ("firmware-reads", menus::firmware_reads),
     ("search-modules", initramfs::search_modules),
+    ("carrier-modules", initramfs::carrier_modules),
     ("ventoy-hook", initramfs::ventoy_hook),
 ];
 

@@ -6,12 +6,14 @@ use std::os::unix::fs::FileExt;
 use super::{Inspection, Verdict, fail, judge, not_applicable, pass, warn};
 use crate::format::fat;
 use crate::format::field::u32_at;
-use crate::format::iso9660::{CatalogEntry, SECTOR};
+use crate::format::iso9660::{self, CatalogEntry, SECTOR};
 use crate::inspect::{BLOCK, Format, UEFI};
 
 const ACTIVE: u8 = 0x80;
 const ESP: u8 = 0xef;
 const PROTECTIVE: u8 = 0xee;
+/// No ISOLINUX is larger (bytes).
+const MAX_ISOLINUX: usize = 1 << 20;
 /// A FAT label has 11 characters; Rufus and copying tools cut longer ones.
 const LABEL_LENGTH: usize = 11;
 
@@ -210,6 +212,10 @@ pub(super) fn esp_partition(it: &Inspection) -> Verdict {
         Some(start) => {
             fail(format!("the EFI system partition at block {start} holds no FAT file system"), remedy)
         }
+        None if !starts.contains(&it.esp.as_ref().map_or(starts[0], |esp| esp.start)) => {
+            let reason = format!("a stick's ESP at block {} is not the one that El Torito names", starts[0]);
+            if it.is_ours() { fail(reason, remedy) } else { warn(reason, remedy) }
+        }
         None => pass(format!("at block {}", starts[0])),
     }
 }
@@ -223,7 +229,7 @@ pub(super) fn el_torito_bios(it: &Inspection) -> Verdict {
     let Some(entry) = entry(it, 0) else {
         return not_applicable("El Torito has no BIOS image");
     };
-    let mut image = vec![0; 32 << 10];
+    let mut image = vec![0; MAX_ISOLINUX];
     let read =
         File::open(&it.path).and_then(|file| file.read_at(&mut image, u64::from(entry.sector) * SECTOR));
     image.truncate(read.unwrap_or_default());
@@ -236,6 +242,17 @@ pub(super) fn el_torito_bios(it: &Inspection) -> Verdict {
     }
     if entry.emulation != 0 || (u32_at(&image, 8), u32_at(&image, 12)) != (16, entry.sector) {
         return fail("ISOLINUX does not know where it lies: its boot info table is wrong", remedy);
+    }
+    let (length, sum) = (u32_at(&image, 16) as usize, u32_at(&image, 20));
+    if image.get(..length).and_then(iso9660::boot_info_sum) != Some(sum) {
+        return fail("ISOLINUX finds itself damaged: the checksum in its boot info table is wrong", remedy);
+    }
+    if entry.blocks != 4 {
+        let reason = format!(
+            "El Torito loads {} blocks of ISOLINUX: some BIOSes take 4 and no other number",
+            entry.blocks
+        );
+        return if it.is_ours() { fail(reason, remedy) } else { warn(reason, remedy) };
     }
     pass("ISOLINUX knows where it lies")
 }

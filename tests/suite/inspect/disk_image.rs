@@ -59,8 +59,8 @@ fn our_disk_images_are_read_and_raise_no_alarm() {
         let slot = if table == DiskImage::UsbZip { 4 } else { 1 };
         let start = format!(
             "disk         {length} bytes\nMBR          boot code, {count} partitions\n{mbr}{gpt}\
-             partition {slot}  fat32, block 2048, 67584 blocks, `RESCUE`, 10 files\n\
-             ESP          FAT32 `RESCUE` at block 2048, 34603008 bytes, 10 files\nkernel       /{KERNEL}: i386, 40000 "
+             partition {slot}  fat32, block 2048, 67584 blocks, `RESCUE`, 12 files\n\
+             ESP          FAT32 `RESCUE` at block 2048, 34603008 bytes, 12 files\nkernel       /{KERNEL}: i386, 40000 "
         );
         assert!(report.starts_with(&start), "{report}\n{start}");
         for line in [
