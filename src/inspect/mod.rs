@@ -26,6 +26,7 @@ mod read;
 mod recognise;
 mod report;
 mod sort;
+mod unpack;
 
 use std::path::{Path, PathBuf};
 

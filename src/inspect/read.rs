@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -216,5 +217,7 @@ fn read_one(content: &Content) -> Result<initramfs::Contents> {
     if content.len() > MAX_INITRAMFS {
         bail!("it has {} bytes, more than {MAX_INITRAMFS}", content.len());
     }
-    initramfs::read(&content.read_all()?)
+    let mut bytes = Vec::new();
+    content.open()?.read_to_end(&mut bytes)?;
+    initramfs::read(&bytes)
 }

@@ -4,6 +4,7 @@
 mod contract;
 mod diff;
 mod disk_image;
+mod initramfs;
 mod layouts;
 mod medium;
 mod secure_boot;
