@@ -2,7 +2,8 @@
 //! is to be used.
 //!
 //! ```text
-//! block 0      MBR: boot code, disk signature, table (GPT: the protective one, UEFI 2.10 §5.2.3)
+//! block 0      MBR: boot code, disk signature, table (GPT: the protective one, UEFI 2.10 §5.2.3,
+//!              and an active dummy, as [`super::iso9660`] has it)
 //! 1            GPT: header and entries, by the crate `gpt`
 //! 2048         the partition: FAT32 to the end, in whole MiB
 //! …            GPT: entries and header again, in one MiB of their own
@@ -89,16 +90,18 @@ fn mbr(options: &Options, end: u32) -> [u8; 512] {
     let mut sector = [0; 512];
     sector[..options.boot_code.len()].copy_from_slice(&options.boot_code);
     sector[440..444].copy_from_slice(&options.signature.to_le_bytes());
-    let (slot, entry) = match options.table {
-        DiskImage::Mbr => (0, entry(ACTIVE, 0xef, START, end - 1)),
-        DiskImage::UsbZip => (3, entry(ACTIVE, 0x0c, START, end - 1)),
+    let mut set = |slot: usize, entry: [u8; 16]| sector[446 + 16 * slot..][..16].copy_from_slice(&entry);
+    match options.table {
+        DiskImage::Mbr => set(0, entry(ACTIVE, 0xef, START, end - 1)),
+        DiskImage::UsbZip => set(3, entry(ACTIVE, 0x0c, START, end - 1)),
         DiskImage::Gpt => {
-            let mut entry = entry(0, PROTECTIVE, 1, end + BACKUP - 1);
-            entry[1..4].copy_from_slice(&[0, 2, 0]);
-            (0, entry)
+            let mut protective = entry(0, PROTECTIVE, 1, end + BACKUP - 1);
+            protective[1..4].copy_from_slice(&[0, 2, 0]);
+            set(0, protective);
+            // Some BIOSes offer no stick without an active entry; one of type 0 is no partition to anybody else.
+            set(1, entry(ACTIVE, 0, 0, 0));
         }
-    };
-    sector[446 + 16 * slot..][..16].copy_from_slice(&entry);
+    }
     sector[510..].copy_from_slice(&[0x55, 0xaa]);
     sector
 }

@@ -5,6 +5,7 @@ pub mod cpio;
 pub mod disk;
 pub mod erofs;
 pub mod fat;
+pub(crate) mod field;
 pub mod iso9660;
 pub mod squashfs;
 pub mod verity;

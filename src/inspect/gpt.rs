@@ -8,6 +8,8 @@ use std::os::unix::fs::FileExt;
 
 use serde::Serialize;
 
+use crate::format::field::{u16_at, u32_at, u64_at};
+
 const BLOCK: u64 = 512;
 /// More entries, or larger ones, belong to no table on a medium.
 const MAX_ENTRIES: u32 = 1024;
@@ -37,6 +39,8 @@ pub struct Gpt {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct GptPartition {
+    /// Its place in the table, from 1.
+    pub slot: usize,
     /// Name, as far as it is text.
     pub name: String,
     /// Type GUID.
@@ -75,7 +79,10 @@ pub(super) fn read(file: &File) -> Option<Gpt> {
         && crc(&entries) == u32_at(&header, 88);
     let partitions: Vec<GptPartition> = match size {
         0 => Vec::new(),
-        _ => entries.chunks_exact(size as usize).filter_map(partition).collect(),
+        _ => {
+            let slots = entries.chunks_exact(size as usize).enumerate();
+            slots.filter_map(|(n, entry)| partition(n + 1, entry)).collect()
+        }
     };
     let ends_before =
         |one: &GptPartition, other: &GptPartition| one.start.saturating_add(one.blocks) <= other.start;
@@ -97,7 +104,7 @@ fn block(file: &File, number: u64) -> Option<[u8; BLOCK as usize]> {
     Some(bytes)
 }
 
-fn partition(entry: &[u8]) -> Option<GptPartition> {
+fn partition(slot: usize, entry: &[u8]) -> Option<GptPartition> {
     if entry[..16] == [0; 16] {
         return None;
     }
@@ -106,6 +113,7 @@ fn partition(entry: &[u8]) -> Option<GptPartition> {
         entry[56..128].chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
     let end = units.iter().position(|&unit| unit == 0).unwrap_or(units.len());
     Some(GptPartition {
+        slot,
         name: String::from_utf16_lossy(&units[..end]),
         kind: guid(&entry[..16]),
         esp: entry[..16] == ESP,
@@ -120,25 +128,10 @@ fn crc(bytes: &[u8]) -> u32 {
     crc.sum()
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
-}
-
 /// The mixed byte order of GUIDs in text.
 fn guid(b: &[u8]) -> String {
     let tail: String = b[10..16].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!(
-        "{:08x}-{:04x}-{:04x}-{:02x}{:02x}-{tail}",
-        u32_at(b, 0),
-        u16::from_le_bytes([b[4], b[5]]),
-        u16::from_le_bytes([b[6], b[7]]),
-        b[8],
-        b[9]
-    )
+    format!("{:08x}-{:04x}-{:04x}-{:02x}{:02x}-{tail}", u32_at(b, 0), u16_at(b, 4), u16_at(b, 6), b[8], b[9])
 }
 
 #[cfg(test)]

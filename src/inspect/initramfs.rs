@@ -1,24 +1,22 @@
 //! An initramfs of any maker: its parts, how they are compressed, what they hold.
 //!
 //! `initramfs::unpack` is strict about what our kernels take; this reader takes
-//! what others use too (gzip, bzip2 excepted) and goes on to the next part where
-//! it can. Unpacked sizes are bounded.
+//! what others use too and goes on to the next part where it can. Unpacked sizes
+//! are bounded.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use super::squashed;
+use super::unpack::unpack;
 use crate::format::cpio;
 use crate::kmod::normalized_name;
 use crate::tree::display_path;
 
 /// More unpacked than this is not looked into (bytes).
-const MAX_UNPACKED: u64 = 1 << 30;
-/// Window or dictionary a decompressor may ask for (bytes).
-const MAX_WINDOW: u64 = 256 << 20;
+pub(super) const MAX_UNPACKED: u64 = 1 << 30;
 /// Text files of this size and below are kept.
 const MAX_TEXT: usize = 1 << 20;
 
@@ -36,6 +34,9 @@ pub struct Contents {
     pub system: Option<&'static str>,
     /// Whether `/init` has a line that is exactly `mountroot`.
     pub calls_mountroot: bool,
+    /// The build it is of, by liveiso's `/etc/liveiso/id`.
+    #[serde(skip)]
+    pub id: Option<String>,
     /// Every member but directories, by path.
     #[serde(skip)]
     pub files: BTreeMap<String, Member>,
@@ -54,7 +55,7 @@ pub struct Contents {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Part {
-    /// `none`, `gzip`, `xz`, `lzma`, `zstd`, `lz4`.
+    /// `none`, `gzip`, `bzip2`, `xz`, `lzma`, `lzo`, `lz4`, `zstd`.
     pub compression: &'static str,
     /// Bytes in the file.
     pub length: u64,
@@ -118,72 +119,6 @@ fn part(bytes: &[u8], left: u64, contents: &mut Contents) -> Result<usize> {
     Ok(length)
 }
 
-fn unpack(bytes: &[u8], left: u64) -> Result<(&'static str, usize, Vec<u8>)> {
-    let (name, length, unpacked) = match bytes {
-        [0x1f, 0x8b, ..] => {
-            let mut decoder = flate2::bufread::GzDecoder::new(bytes);
-            let unpacked = bounded(&mut decoder, left).context("unpacking gzip")?;
-            ("gzip", bytes.len() - decoder.into_inner().len(), unpacked)
-        }
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
-            let stream = liblzma::stream::Stream::new_stream_decoder(MAX_WINDOW, 0)?;
-            let mut decoder = liblzma::bufread::XzDecoder::new_stream(bytes, stream);
-            let unpacked = bounded(&mut decoder, left).context("unpacking xz")?;
-            ("xz", usize::try_from(decoder.total_in())?, unpacked)
-        }
-        [0x5d, 0, 0, ..] => {
-            let stream = liblzma::stream::Stream::new_lzma_decoder(MAX_WINDOW)?;
-            let mut decoder = liblzma::bufread::XzDecoder::new_stream(bytes, stream);
-            let unpacked = bounded(&mut decoder, left).context("unpacking lzma")?;
-            ("lzma", usize::try_from(decoder.total_in())?, unpacked)
-        }
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => unpack_zstd(bytes, left).context("unpacking zstd")?,
-        [0x02, 0x21, 0x4c, 0x18, ..] => unpack_lz4(&bytes[4..], left).context("unpacking lz4")?,
-        [a, b, ..] => bail!("bytes {a:02x} {b:02x} begin neither a cpio archive nor a compression we read"),
-        _ => bail!("it is cut short"),
-    };
-    ensure!(length > 0, "nothing was unpacked");
-    Ok((name, length, unpacked))
-}
-
-/// zstd streams may be several frames, as `zstd -T0` and dracut write them.
-fn unpack_zstd(bytes: &[u8], left: u64) -> Result<(&'static str, usize, Vec<u8>)> {
-    let (mut at, mut unpacked) = (0, Vec::new());
-    while bytes[at..].starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
-        let length = zstd::zstd_safe::find_frame_compressed_size(&bytes[at..])
-            .map_err(|code| anyhow::anyhow!("{}", zstd::zstd_safe::get_error_name(code)))?;
-        let frame = bytes.get(at..at + length).context("a frame is cut short")?;
-        let mut decoder = zstd::stream::read::Decoder::new(frame)?.single_frame();
-        decoder.window_log_max(MAX_WINDOW.ilog2())?;
-        unpacked.extend(bounded(&mut decoder, left - unpacked.len() as u64)?);
-        at += length;
-    }
-    Ok(("zstd", at, unpacked))
-}
-
-/// The legacy format the kernel takes: blocks of at most 8 MiB, each after its length.
-fn unpack_lz4(bytes: &[u8], left: u64) -> Result<(&'static str, usize, Vec<u8>)> {
-    let (mut at, mut unpacked) = (0, Vec::new());
-    while let Some(length) = bytes.get(at..at + 4) {
-        let length = u32::from_le_bytes([length[0], length[1], length[2], length[3]]) as usize;
-        if length == 0 || length > 9 << 20 {
-            break;
-        }
-        let block = bytes.get(at + 4..at + 4 + length).context("a block is cut short")?;
-        unpacked.extend(lz4::block::decompress(block, Some(8 << 20))?);
-        ensure!(unpacked.len() as u64 <= left, "it unpacks to more than {MAX_UNPACKED} bytes");
-        at += 4 + length;
-    }
-    Ok(("lz4", at + 4, unpacked))
-}
-
-fn bounded(reader: &mut impl Read, left: u64) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    reader.take(left + 1).read_to_end(&mut bytes)?;
-    ensure!(bytes.len() as u64 <= left, "it unpacks to more than {MAX_UNPACKED} bytes");
-    Ok(bytes)
-}
-
 impl Contents {
     pub(super) fn add(&mut self, member: &cpio::RawMember<'_>) {
         const DIRECTORY: u32 = 0o040000;
@@ -200,6 +135,9 @@ impl Contents {
         }
         if squashed::is_image(&path, member.data) {
             self.image = Some((path.clone(), member.data.to_vec()));
+        }
+        if path == "etc/liveiso/id" && member.data.len() <= MAX_TEXT {
+            self.id = Some(String::from_utf8_lossy(member.data).trim_end().to_string());
         }
         let digest = *blake3::hash(member.data).as_bytes();
         let length = member.data.len() as u64;

@@ -1,10 +1,12 @@
-//! What is inside a finished ISO, of any maker, read from its tables.
+//! What is inside a finished ISO or disk image, of any maker, read from its tables.
 //!
 //! ```text
-//! ISO ─ iso9660, gpt ──► partitions, El Torito ─┐
-//!     ─ iso9660::read_tree ─► files ─► menus ───┼─► Inspection ─► text, JSON, lint
-//!     ─ fat::read ──────────► ESP               │
-//!     ─ pe, kernel, initramfs, squashfs ────────┘
+//! ISO  ─ iso9660, gpt ───► partitions, El Torito ─┐
+//!      ─ iso9660::read_tree ─► files ─► menus ────┤
+//!      ─ fat::read ──────────► ESP                ├─► Inspection ─► text, JSON, lint
+//! disk ─ gpt, disk ───► partitions, FAT ─► files, │
+//!                       menus, ESP                │
+//! both ─ pe, kernel, initramfs, squashfs, erofs ──┘
 //! ```
 //! File contents are read only where they are loaders, kernels' headers, menus,
 //! initramfs or a package list, so a report costs the same for a large root image
@@ -12,6 +14,7 @@
 //! not the end: a broken ISO is what people inspect.
 
 pub mod diff;
+mod disk;
 mod gpt;
 mod initramfs;
 mod kernel;
@@ -19,13 +22,13 @@ pub mod lint;
 mod menu;
 mod packages;
 mod pe;
+mod read;
+mod recognise;
 mod report;
 mod sort;
 mod squashed;
+mod unpack;
 
-use std::collections::{BTreeSet, HashMap};
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -34,6 +37,7 @@ use serde::Serialize;
 use crate::format::{erofs, fat, iso9660, squashfs, verity};
 use crate::tree::{Content, Kind, Tree, display_path};
 
+pub use disk::FileSystem;
 pub use gpt::{Gpt, GptPartition};
 pub use initramfs::{Contents, Member, Part};
 pub use kernel::Header;
@@ -43,20 +47,30 @@ pub use pe::{Program, Sbat, Signer, signers};
 pub use report::text;
 
 const BLOCK: u64 = 512;
-/// Initramfs files larger than this are not looked into (bytes).
-const MAX_INITRAMFS: u64 = 512 << 20;
 
 /// El Torito platform of UEFI.
 const UEFI: u8 = 0xef;
+
+/// Kinds of media.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// An ISO 9660 volume, hybrid or not.
+    Iso,
+    /// A disk with a partition table, or with one FAT and nothing else.
+    Disk,
+}
 
 /// What a medium holds.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Inspection {
+    /// What kind of medium it is.
+    pub format: Format,
     /// Bytes of the file.
     pub length: u64,
-    /// The primary volume descriptor.
-    pub volume: iso9660::Volume,
+    /// An ISO's primary volume descriptor.
+    pub volume: Option<iso9660::Volume>,
     /// Used MBR entries with their slots from 1, or none without a signature.
     pub mbr: Option<Vec<MbrPartition>>,
     /// Whether sector 0 begins with boot code.
@@ -65,9 +79,11 @@ pub struct Inspection {
     pub gpt: Option<Gpt>,
     /// Entries of the El Torito catalog.
     pub el_torito: Vec<iso9660::CatalogEntry>,
+    /// What is in a disk image's partitions; empty for an ISO.
+    pub file_systems: Vec<FileSystem>,
     /// The EFI system partition.
     pub esp: Option<Esp>,
-    /// EFI programs in the ISO's files and in the ESP, kernels excepted.
+    /// EFI programs in the medium's files and in the ESP, kernels excepted.
     pub loaders: Vec<Loader>,
     /// Linux kernels.
     pub kernels: Vec<Kernel>,
@@ -79,7 +95,7 @@ pub struct Inspection {
     pub packages: Option<Packages>,
     /// Menu entries.
     pub menu: Vec<Entry>,
-    /// Files of the ISO.
+    /// Files of the ISO, or of the disk image's FAT volume with the most bytes of them.
     pub files: Vec<FileEntry>,
     /// What could not be read, and why.
     pub damage: Vec<String>,
@@ -88,7 +104,7 @@ pub struct Inspection {
     #[serde(skip)]
     tree: Tree,
     #[serde(skip)]
-    /// Of the ISO, and of the ESP with `ESP:` before the path.
+    /// Of the medium's files, and of an ESP of its own with `ESP:` before the path.
     configs: Vec<Config>,
 }
 
@@ -111,7 +127,9 @@ pub struct Esp {
     pub start: u64,
     /// Its boot sector.
     pub volume: fat::Volume,
-    /// Its files.
+    /// Whether it is the file system that the medium's files are in, as on a disk with one partition.
+    pub shared: bool,
+    /// Its files; empty if they are the medium's.
     pub files: Vec<FileEntry>,
     #[serde(skip)]
     tree: Tree,
@@ -131,9 +149,9 @@ pub struct FileEntry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Place {
-    /// Among the ISO's files.
-    Iso,
-    /// In the EFI system partition.
+    /// Among the medium's files.
+    Medium,
+    /// In an EFI system partition of its own.
     Esp,
 }
 
@@ -202,60 +220,17 @@ pub struct Image {
     /// The dm-verity hash tree behind it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verity: Option<verity::Found>,
+    #[serde(skip)]
+    content: Content,
 }
 
-/// Looks into an ISO.
+/// Looks into an ISO or a disk image.
 ///
 /// # Errors
-/// When the file cannot be read or is no ISO 9660 volume with readable
-/// directories; anything else that is damaged is reported in the result.
+/// When the file cannot be read, is neither, or is an ISO 9660 volume without
+/// readable directories; anything else that is damaged is reported in the result.
 pub fn inspect(path: &Path) -> Result<Inspection> {
-    read(path).with_context(|| format!("inspecting {}", path.display()))
-}
-
-fn read(path: &Path) -> Result<Inspection> {
-    let medium = iso9660::read(path)?;
-    let tree = iso9660::read_tree(path)?;
-    let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
-    let mut code = [0; 440];
-    file.read_exact_at(&mut code, 0).context("reading sector 0")?;
-    let slots = |entries: [iso9660::MbrEntry; 4]| {
-        let slots = entries.into_iter().enumerate().map(|(n, entry)| MbrPartition { slot: n + 1, entry });
-        slots.filter(|partition| partition.entry.blocks != 0).collect()
-    };
-    let configs = menu::configs(&tree);
-    let mut inspection = Inspection {
-        length: medium.length,
-        volume: medium.volume,
-        mbr: medium.mbr.map(slots),
-        boot_code: code.iter().any(|&b| b != 0),
-        gpt: gpt::read(&file),
-        el_torito: medium.catalog,
-        esp: None,
-        loaders: Vec::new(),
-        kernels: Vec::new(),
-        initramfs: Vec::new(),
-        images: Vec::new(),
-        packages: None,
-        menu: configs.iter().flat_map(menu::entries).collect(),
-        files: file_entries(&tree),
-        damage: Vec::new(),
-        path: path.to_path_buf(),
-        tree,
-        configs,
-    };
-    inspection.read_esp();
-    if let Some(esp) = &inspection.esp {
-        inspection.configs.extend(
-            menu::configs(&esp.tree)
-                .into_iter()
-                .map(|config| Config { path: format!("ESP:{}", config.path), ..config }),
-        );
-    }
-    inspection.read_files();
-    inspection.read_initramfs();
-    inspection.packages = packages::find(&mut inspection);
-    Ok(inspection)
+    read::read(path).with_context(|| format!("inspecting {}", path.display()))
 }
 
 /// The entries of all boot menus among a medium's files, menu by menu.
@@ -274,94 +249,32 @@ fn file_entries(tree: &Tree) -> Vec<FileEntry> {
 }
 
 impl Inspection {
-    /// Where UEFI finds its partition: El Torito's image, else a partition of that type.
-    fn esp_start(&self) -> Option<u64> {
-        let image = self.el_torito.iter().find(|entry| entry.platform == UEFI);
-        let by_type = self.mbr.iter().flatten().find(|partition| partition.entry.kind == 0xef);
-        let by_guid = self.gpt.iter().flat_map(|gpt| &gpt.partitions).find(|partition| partition.esp);
-        image
-            .map(|entry| u64::from(entry.sector) * 4)
-            .or(by_type.map(|partition| u64::from(partition.entry.start)))
-            .or(by_guid.map(|partition| partition.start))
-    }
-
-    fn read_esp(&mut self) {
-        let Some(start) = self.esp_start() else { return };
-        let Some(offset) = start.checked_mul(BLOCK).filter(|&offset| offset < self.length) else {
-            self.damage.push(format!("the EFI system partition: block {start} is outside the file"));
-            return;
-        };
-        match fat::read(&self.path, offset, self.length - offset) {
-            Ok((volume, tree)) => {
-                self.esp = Some(Esp { start, volume, files: file_entries(&tree), tree });
-            }
-            Err(error) => self.damage.push(format!("the EFI system partition: {error:#}")),
-        }
-    }
-
-    /// Sorts the files by what their first bytes say.
-    fn read_files(&mut self) {
-        let mut places = vec![(Place::Iso, &self.tree)];
-        places.extend(self.esp.as_ref().map(|esp| (Place::Esp, &esp.tree)));
-        for (place, tree) in places {
-            for entry in tree.walk() {
-                let Kind::File(content) = &entry.inode.kind else { continue };
-                let path = format!("/{}", display_path(&entry.path));
-                let file = FileEntry { path, length: content.len() };
-                let shown = file.path.clone();
-                let found =
-                    sort::sort(place, file, content, &mut self.loaders, &mut self.kernels, &mut self.images);
-                if let Err(error) = found {
-                    self.damage.push(format!("{shown}: {error:#}"));
-                }
-            }
-        }
-    }
-
-    /// The initramfs files that menus name, and those that are called so.
-    fn read_initramfs(&mut self) {
-        let named: BTreeSet<String> = self
-            .menu
-            .iter()
-            .flat_map(|entry| entry.initrds.iter().filter_map(|path| menu::literal_path(entry, path)))
-            .collect();
-        let mut known: HashMap<(u64, u64), usize> = HashMap::new();
-        for entry in self.tree.walk() {
-            let Kind::File(content) = &entry.inode.kind else { continue };
-            let path = format!("/{}", display_path(&entry.path));
-            let name = path.rsplit('/').next().unwrap_or_default();
-            if !named.contains(&path) && !name.starts_with("initrd") && !name.starts_with("initramfs") {
-                continue;
-            }
-            // Two names of the same sectors need not be unpacked twice.
-            let place = match content {
-                Content::Slice { offset, length, .. } if *length > 0 => Some((*offset, *length)),
-                _ => None,
-            };
-            if let Some(known) = place.and_then(|place| known.get(&place)) {
-                let contents = self.initramfs[*known].contents.clone();
-                self.initramfs.push(Initramfs { file: FileEntry { path, length: content.len() }, contents });
-                continue;
-            }
-            let read = if content.len() > MAX_INITRAMFS {
-                Err(anyhow::anyhow!("it has {} bytes, more than {MAX_INITRAMFS}", content.len()))
-            } else {
-                content.read_all().and_then(|bytes| initramfs::read(&bytes))
-            };
-            match read {
-                Ok(contents) => {
-                    let file = FileEntry { path, length: content.len() };
-                    known.extend(place.map(|place| (place, self.initramfs.len())));
-                    self.initramfs.push(Initramfs { file, contents });
-                }
-                Err(error) => self.damage.push(format!("{path}: {error:#}")),
-            }
-        }
-    }
-
-    /// A file of the ISO by its path with leading slash.
+    /// A file of the medium by its path with leading slash.
     fn file(&self, path: &str) -> Option<&Content> {
         content(&self.tree, path)
+    }
+
+    /// The files of the ESP, also where they are the medium's.
+    fn esp_files(&self) -> &[FileEntry] {
+        match &self.esp {
+            Some(esp) if esp.shared => &self.files,
+            Some(esp) => &esp.files,
+            None => &[],
+        }
+    }
+
+    /// Whether a loader is in the ESP, also where its files are the medium's.
+    fn is_in_esp(&self, loader: &Loader) -> bool {
+        loader.place == Place::Esp || self.esp.as_ref().is_some_and(|esp| esp.shared)
+    }
+
+    /// What a place is called in reports.
+    fn place_name(&self, place: Place) -> &'static str {
+        match (place, self.format) {
+            (Place::Esp, _) => "ESP",
+            (Place::Medium, Format::Iso) => "ISO",
+            (Place::Medium, Format::Disk) => "disk",
+        }
     }
 }
 

@@ -42,9 +42,7 @@ pub(super) fn find(inspection: &mut Inspection) -> Option<Packages> {
     let mut damage = Vec::new();
     let mut found = None;
     for image in inspection.images.iter().filter(|image| image.squashfs.is_some()) {
-        let Some(Content::Slice { file, offset, length }) = inspection.file(&image.file.path) else {
-            continue;
-        };
+        let Content::Slice { file, offset, length } = &image.content else { continue };
         let read =
             squashfs::Reader::open(file, *offset, *length).and_then(|mut reader| database(&mut reader));
         match read {

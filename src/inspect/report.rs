@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use super::{Inspection, Place, Program};
+use super::{Inspection, Program};
 use crate::format::erofs;
-use crate::format::iso9660::CatalogEntry;
+use crate::format::iso9660::{CatalogEntry, Volume};
 
 /// The report as text, line by line.
 pub fn text(inspection: &Inspection) -> String {
@@ -15,23 +15,18 @@ pub fn text(inspection: &Inspection) -> String {
 }
 
 fn write_report(out: &mut String, it: &Inspection) -> std::fmt::Result {
-    let volume = &it.volume;
-    writeln!(
-        out,
-        "volume       `{}`, {} sectors of 2048 bytes; file {} bytes",
-        volume.id, volume.sectors, it.length
-    )?;
-    for (what, text) in [
-        ("publisher", &volume.publisher),
-        ("preparer", &volume.preparer),
-        ("application", &volume.application),
-        ("modified", &volume.modified),
-    ] {
-        if !text.is_empty() {
-            writeln!(out, "  {what:<12} {text}")?;
-        }
+    match &it.volume {
+        Some(volume) => write_volume(out, volume, it.length)?,
+        None => writeln!(out, "disk         {} bytes", it.length)?,
     }
     write_tables(out, it)?;
+    for found in &it.file_systems {
+        write!(out, "{:<12} {}, block {}, {} blocks", found.place, found.format, found.start, found.blocks)?;
+        match found.format.starts_with("fat") {
+            true => writeln!(out, ", `{}`, {} files", found.label, found.files)?,
+            false => writeln!(out)?,
+        }
+    }
     for entry in &it.el_torito {
         writeln!(out, "El Torito    {}", catalog_entry(entry))?;
     }
@@ -44,14 +39,14 @@ fn write_report(out: &mut String, it: &Inspection) -> std::fmt::Result {
             fat.label,
             esp.start,
             fat.length,
-            esp.files.len()
+            it.esp_files().len()
         )?;
         for file in &esp.files {
             writeln!(out, "  {:>12} {}", file.length, file.path)?;
         }
     }
     for loader in &it.loaders {
-        let place = if loader.place == Place::Iso { "ISO" } else { "ESP" };
+        let place = it.place_name(loader.place);
         writeln!(out, "loader       {place} {}: {}", loader.file.path, loader.program.machine)?;
         write_program(out, &loader.program)?;
     }
@@ -65,6 +60,25 @@ fn write_report(out: &mut String, it: &Inspection) -> std::fmt::Result {
     }
     for damage in &it.damage {
         writeln!(out, "damaged      {damage}")?;
+    }
+    Ok(())
+}
+
+fn write_volume(out: &mut String, volume: &Volume, length: u64) -> std::fmt::Result {
+    writeln!(
+        out,
+        "volume       `{}`, {} sectors of 2048 bytes; file {length} bytes",
+        volume.id, volume.sectors
+    )?;
+    for (what, text) in [
+        ("publisher", &volume.publisher),
+        ("preparer", &volume.preparer),
+        ("application", &volume.application),
+        ("modified", &volume.modified),
+    ] {
+        if !text.is_empty() {
+            writeln!(out, "  {what:<12} {text}")?;
+        }
     }
     Ok(())
 }

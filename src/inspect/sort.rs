@@ -30,11 +30,13 @@ pub(super) fn sort(
     {
         let parameters = squashfs::parameters(iso, *offset)?;
         let verity = hash_tree(content, parameters.bytes_used)?;
-        images.push(Image { file, format: "squashfs", squashfs: Some(parameters), erofs: None, verity });
+        let (squashfs, content) = (Some(parameters), content.clone());
+        images.push(Image { file, format: "squashfs", squashfs, erofs: None, verity, content });
     } else if erofs::is_erofs(&start) {
         let parameters = erofs::parameters(&head(content, erofs::HEAD)?)?;
         let verity = hash_tree(content, parameters.bytes_used)?;
-        images.push(Image { file, format: "erofs", squashfs: None, erofs: Some(parameters), verity });
+        let (erofs, content) = (Some(parameters), content.clone());
+        images.push(Image { file, format: "erofs", squashfs: None, erofs, verity, content });
     } else if start.get(0x202..0x206) == Some(b"HdrS") {
         let header = kernel::read(&head(content, kernel::HEAD)?);
         let bytes = if start.starts_with(b"MZ") { whole(content)? } else { Vec::new() };

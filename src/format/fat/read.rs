@@ -13,13 +13,17 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::FIRST_CLUSTER;
+use crate::format::field;
 use crate::tree::{Content, Meta, OriginId, Tree, display_path};
 
 /// Larger allocation tables than this belong to no system partition (bytes).
 const MAX_TABLE: u64 = 64 << 20;
-/// Bytes of one file in scattered clusters, and of one directory.
+/// Bytes of all files in scattered clusters, and of one directory.
 const MAX_SCATTERED: u64 = 64 << 20;
 const MAX_DEPTH: usize = 64;
+
+/// The error of bytes that are no FAT volume at all.
+pub const NO_BOOT_SECTOR: &str = "there is no FAT boot sector";
 
 const DELETED: u8 = 0xe5;
 const VOLUME_LABEL: u8 = 0x08;
@@ -30,8 +34,12 @@ const LONG_NAME: u8 = 0x0f;
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Volume {
-    /// 12, 16 or 32 bits of a cluster number, as firmware decides it: by the count of clusters.
+    /// 12, 16 or 32 bits of a cluster number.
     pub bits: u8,
+    /// Clusters; FAT32 is to have at least 65525, and firmware may go by that.
+    pub clusters: u64,
+    /// Who made it, by its own account: `mkfs.fat`, `MTOO4043` (mformat), `MSDOS5.0`.
+    pub maker: String,
     /// Bytes of the volume, by its own account.
     pub length: u64,
     /// Bytes of a cluster.
@@ -65,7 +73,7 @@ pub fn read(path: &Path, offset: u64, limit: u64) -> Result<(Volume, Tree)> {
     let used = vec![false; geometry.clusters as usize + 2];
     let volume = geometry.volume.clone();
     let path = Arc::new(path.to_path_buf());
-    let mut reading = Reading { file, path, offset, geometry, table, tree, origin, used };
+    let mut reading = Reading { file, path, offset, geometry, table, tree, origin, used, scattered: 0 };
     let root = reading.root().context("reading the root directory")?;
     let mut pending = vec![(Vec::new(), root)];
     while let Some((path, bytes)) = pending.pop() {
@@ -90,14 +98,14 @@ struct Geometry {
 
 impl Geometry {
     fn parse(sector: &[u8; 512]) -> Result<Geometry> {
-        let u16_at = |at: usize| u64::from(u16::from_le_bytes([sector[at], sector[at + 1]]));
-        let u32_at = |at| u32::from_le_bytes([sector[at], sector[at + 1], sector[at + 2], sector[at + 3]]);
+        let u16_at = |at| u64::from(field::u16_at(sector, at));
+        let u32_at = |at| field::u32_at(sector, at);
         let (bytes, per_cluster) = (u16_at(11), u64::from(sector[13]));
         let plausible = [512, 1024, 2048, 4096].contains(&bytes)
             && per_cluster.is_power_of_two()
             && matches!(sector[16], 1 | 2)
             && sector[510..] == [0x55, 0xaa];
-        ensure!(plausible, "there is no FAT boot sector");
+        ensure!(plausible, "{NO_BOOT_SECTOR}");
         let either = |small: u64, large: u64| if small != 0 { small } else { large };
         let sectors = either(u16_at(19), u64::from(u32_at(32)));
         let table_sectors = either(u16_at(22), u64::from(u32_at(36)));
@@ -107,16 +115,20 @@ impl Geometry {
         let (data, length) = (root + root_length, sectors * bytes);
         ensure!(table_sectors != 0 && data < length, "the FAT volume has no room for data");
         let clusters = (length - data) / (per_cluster * bytes);
+        // Small FAT32 volumes, against the specification, are made by many; Linux and EDK II go by this field.
+        let is_fat32 = u16_at(22) == 0;
         let bits = match clusters {
+            _ if is_fat32 => 32,
             ..4085 => 12,
-            4085..65525 => 16,
-            _ => 32,
+            _ => 16,
         };
         let needed = (clusters + 2) * bits / 8;
         ensure!(table_sectors * bytes >= needed, "the allocation table is shorter than the volume");
         let label = if bits == 32 { &sector[71..82] } else { &sector[43..54] };
         let volume = Volume {
             bits: bits as u8,
+            clusters,
+            maker: String::from_utf8_lossy(&sector[3..11]).trim_end_matches([' ', '\0']).to_string(),
             length,
             cluster_size: (per_cluster * bytes) as u32,
             label: String::from_utf8_lossy(label).trim_end_matches([' ', '\0']).to_string(),
@@ -140,6 +152,8 @@ struct Reading {
     tree: Tree,
     origin: OriginId,
     used: Vec<bool>,
+    /// Bytes held in memory for files in pieces.
+    scattered: u64,
 }
 
 impl Reading {
@@ -166,7 +180,7 @@ impl Reading {
             16 => Some(byte(2 * n)? | byte(2 * n + 1)? << 8),
             _ => {
                 let four = self.table.get(4 * n..4 * n + 4)?;
-                Some(u32::from_le_bytes([four[0], four[1], four[2], four[3]]) & 0x0fff_ffff)
+                Some(field::u32_at(four, 0) & 0x0fff_ffff)
             }
         }
     }
@@ -213,6 +227,11 @@ impl Reading {
             let offset = self.position(chain[0]);
             return Ok(Content::Slice { file: self.path.clone(), offset, length });
         }
+        self.scattered += length;
+        ensure!(
+            self.scattered <= MAX_SCATTERED,
+            "files in scattered clusters have more than {MAX_SCATTERED} bytes"
+        );
         self.gather(&chain, Some(length)).map(Content::bytes)
     }
 
@@ -254,7 +273,7 @@ impl Reading {
         if self.tree.get(&path).is_some() {
             bail!("the directory has this name twice");
         }
-        let half = |at: usize| u32::from(u16::from_le_bytes([record[at], record[at + 1]]));
+        let half = |at| u32::from(field::u16_at(record, at));
         let high = if self.geometry.volume.bits == 32 { half(20) } else { 0 };
         let first = high << 16 | half(26);
         if is_directory {
@@ -262,7 +281,7 @@ impl Reading {
             let chain = self.chain(first)?;
             return Ok(Some((path, self.gather(&chain, None)?)));
         }
-        let length = u64::from(half(28) | half(30) << 16);
+        let length = u64::from(field::u32_at(record, 28));
         let content = self.content(first, length)?;
         self.tree.add_file(&path, content, Meta::mode(0o644), self.origin)?;
         Ok(None)
@@ -279,8 +298,7 @@ struct LongName {
 impl LongName {
     fn push(&mut self, record: &[u8]) {
         let places = [1, 3, 5, 7, 9, 14, 16, 18, 20, 22, 24, 28, 30];
-        let mut units: Vec<u16> =
-            places.iter().map(|&at| u16::from_le_bytes([record[at], record[at + 1]])).collect();
+        let mut units: Vec<u16> = places.iter().map(|&at| field::u16_at(record, at)).collect();
         if record[0] & 0x40 != 0 {
             self.units.clear();
         }

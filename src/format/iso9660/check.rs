@@ -7,8 +7,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::read::{BootMedium, CatalogEntry, MbrEntry, SECTOR, read, u32_at};
+use super::read::{BootMedium, CatalogEntry, MbrEntry, SECTOR, read};
 use super::{Bios, Options};
+use crate::format::field::u32_at;
 use crate::plan::IsoLayout;
 
 const BIOS: u8 = 0x00;
@@ -138,12 +139,8 @@ fn check_bios(file: &File, bios: &Bios, layout: IsoLayout, entry: &CatalogEntry)
     ensure!(image == entry.sector, "the boot info table says sector {image}, El Torito {}", entry.sector);
     ensure!((64..1 << 20).contains(&length), "the boot info table says the image has {length} bytes");
     let bytes = bytes_at(file, u64::from(image) * SECTOR, length as usize)?;
-    let sum = bytes[64..].chunks(4).fold(0u32, |sum, word| {
-        let mut padded = [0; 4];
-        padded[..word.len()].copy_from_slice(word);
-        sum.wrapping_add(u32::from_le_bytes(padded))
-    });
-    ensure!(sum == u32_at(&table, 12), "the boot info table's checksum is wrong");
+    let sum = boot_info_sum(&bytes);
+    ensure!(sum == Some(u32_at(&table, 12)), "the boot info table's checksum is wrong");
     if layout == IsoLayout::CdOnly {
         return Ok(());
     }
@@ -156,6 +153,16 @@ fn check_bios(file: &File, bios: &Bios, layout: IsoLayout, entry: &CatalogEntry)
         "the MBR expects the BIOS image at block {start}, it is at sector {image}"
     );
     Ok(())
+}
+
+/// The sum of a boot image's words behind its boot info table, which ends at byte 64; `None` if it is shorter.
+pub fn boot_info_sum(image: &[u8]) -> Option<u32> {
+    let sum = |sum: u32, word: &[u8]| {
+        let mut padded = [0; 4];
+        padded[..word.len()].copy_from_slice(word);
+        sum.wrapping_add(u32::from_le_bytes(padded))
+    };
+    Some(image.get(64..)?.chunks(4).fold(0, sum))
 }
 
 /// El Torito and the ESP's partition must both mean the bytes of the FAT image.

@@ -22,8 +22,8 @@ mod read;
 mod stage;
 mod tree;
 
-pub use check::verify;
-pub use read::{BootMedium, CatalogEntry, MbrEntry, SECTOR, Volume, read};
+pub use check::{boot_info_sum, verify};
+pub use read::{BootMedium, CatalogEntry, MbrEntry, SECTOR, Volume, parse_mbr, read};
 pub use tree::read_tree;
 
 use std::ffi::OsString;

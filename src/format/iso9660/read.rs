@@ -6,10 +6,13 @@
 //! directory tree are not read.
 
 use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+
+use crate::format::field::{u16_at, u32_at};
 
 /// Bytes of a CD sector.
 pub const SECTOR: u64 = 2048;
@@ -90,7 +93,7 @@ pub struct CatalogEntry {
 /// When the file cannot be read or is no well-formed ISO 9660 volume.
 pub fn read(path: &Path) -> Result<BootMedium> {
     let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
-    let length = file.metadata().context("asking for the file's size")?.len();
+    let length = (&file).seek(SeekFrom::End(0)).context("asking for the file's size")?;
     let volume = parse_volume(&sector(&file, DESCRIPTORS)?)?;
     let mbr = parse_mbr(&sector(&file, 0)?);
     let (catalog_sector, catalog) = match parse_boot_record(&sector(&file, DESCRIPTORS + 1)?) {
@@ -104,14 +107,6 @@ fn sector(file: &File, number: u64) -> Result<[u8; SECTOR as usize]> {
     let mut bytes = [0; SECTOR as usize];
     file.read_exact_at(&mut bytes, number * SECTOR).with_context(|| format!("reading sector {number}"))?;
     Ok(bytes)
-}
-
-pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes([bytes[at], bytes[at + 1]])
-}
-
-pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -137,7 +132,8 @@ fn parse_volume(descriptor: &[u8; SECTOR as usize]) -> Result<Volume> {
     })
 }
 
-fn parse_mbr(block: &[u8]) -> Option<[MbrEntry; 4]> {
+/// The four entries of sector 0, or `None` without the signature 55 AA.
+pub fn parse_mbr(block: &[u8; SECTOR as usize]) -> Option<[MbrEntry; 4]> {
     if block[510..512] != [0x55, 0xaa] {
         return None;
     }
@@ -251,9 +247,9 @@ mod tests {
 
     #[test]
     fn an_mbr_without_its_signature_is_none() {
-        let mut block = [0; 512];
+        let mut block = [0; SECTOR as usize];
         assert_eq!(parse_mbr(&block), None);
-        block[510..].copy_from_slice(&[0x55, 0xaa]);
+        block[510..512].copy_from_slice(&[0x55, 0xaa]);
         block[446..462].copy_from_slice(&[0x80, 2, 0xc1, 1, 0xef, 0, 0, 0, 64, 0, 0, 0, 0, 1, 0, 0]);
         let used = MbrEntry { status: 0x80, kind: 0xef, start: 64, blocks: 256, first_chs: (2, 1, 769) };
         let unused = MbrEntry { status: 0, kind: 0, start: 0, blocks: 0, first_chs: (0, 0, 0) };

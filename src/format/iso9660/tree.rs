@@ -8,14 +8,16 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 
-use super::read::{SECTOR, u32_at};
+use super::read::SECTOR;
 use crate::format::civil::{CivilTime, unix_time};
+use crate::format::field::u32_at;
 use crate::tree::{Content, Kind, Meta, OriginId, Tree, display_path};
 
 /// Names of a volume, bytes of all its directories, levels of directories.
@@ -35,7 +37,7 @@ const MULTI_EXTENT: u8 = 0x80;
 /// one name twice in a directory, more names than any medium has.
 pub fn read_tree(path: &Path) -> Result<Tree> {
     let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
-    let length = file.metadata().context("asking for the file's size")?.len();
+    let length = (&file).seek(SeekFrom::End(0)).context("asking for the file's size")?;
     let mut descriptor = [0; SECTOR as usize];
     file.read_exact_at(&mut descriptor, 16 * SECTOR).context("reading sector 16")?;
     ensure!(descriptor[1..6] == *b"CD001", "sector 16 is no ISO 9660 volume descriptor");

@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use similar::{ChangeTag, TextDiff};
 
 use super::{Change, added, attributes, changed, changed_value, compare, removed, sizes};
+use crate::format::iso9660::Volume;
 use crate::inspect::{Inspection, Member, Place};
 
 pub(super) fn tables(old: &Inspection, new: &Inspection) -> Vec<Change> {
-    let values = |it: &Inspection| -> [(&'static str, String); 8] {
-        let volume = &it.volume;
+    let values = |it: &Inspection| -> [(&'static str, String); 9] {
+        let volume =
+            |field: fn(&Volume) -> &String| it.volume.as_ref().map(field).cloned().unwrap_or_default();
         let mbr = it.mbr.as_ref().map(|partitions| {
             let shown = partitions.iter().map(|p| {
                 let active = if p.entry.status == 0x80 { " active" } else { "" };
@@ -28,16 +30,23 @@ pub(super) fn tables(old: &Inspection, new: &Inspection) -> Vec<Change> {
         let catalog = it.el_torito.iter().map(|entry| {
             format!("platform {:02x} sector {} +{}", entry.platform, entry.sector, entry.blocks)
         });
+        let file_systems = it.file_systems.iter().map(|found| {
+            format!(
+                "{}: {} block {} +{} `{}`",
+                found.place, found.format, found.start, found.blocks, found.label
+            )
+        });
         let none = || "none".to_string();
         [
             ("length", format!("{} bytes", it.length)),
-            ("volume id", format!("`{}`", volume.id)),
-            ("publisher", format!("`{}`", volume.publisher)),
-            ("application", format!("`{}`", volume.application)),
-            ("volume date", volume.modified.clone()),
+            ("volume id", format!("`{}`", volume(|v| &v.id))),
+            ("publisher", format!("`{}`", volume(|v| &v.publisher))),
+            ("application", format!("`{}`", volume(|v| &v.application))),
+            ("volume date", volume(|v| &v.modified)),
             ("MBR", mbr.unwrap_or_else(none)),
             ("GPT", gpt.unwrap_or_else(none)),
             ("El Torito", catalog.collect::<Vec<_>>().join(", ")),
+            ("file systems", file_systems.collect::<Vec<_>>().join(", ")),
         ]
     };
     let pairs = values(old).into_iter().zip(values(new));
@@ -90,7 +99,7 @@ pub(super) fn menus(old: &Inspection, new: &Inspection) -> Vec<Change> {
 pub(super) fn loaders(old: &Inspection, new: &Inspection) -> Vec<Change> {
     let described = |it: &Inspection| -> BTreeMap<String, String> {
         let described = it.loaders.iter().map(|loader| {
-            let place = if loader.place == Place::Iso { "ISO" } else { "ESP" };
+            let place = it.place_name(loader.place);
             let program = &loader.program;
             let signers: Vec<&str> = program.signers.iter().map(|signer| signer.subject.as_str()).collect();
             let sbat: Vec<String> =
@@ -109,7 +118,7 @@ pub(super) fn kernels(old: &Inspection, new: &Inspection) -> Vec<Change> {
         let described = it.kernels.iter().map(|kernel| {
             let signers: Vec<&str> = kernel.signers.iter().map(|signer| signer.subject.as_str()).collect();
             let signed = if signers.is_empty() { "unsigned".to_string() } else { signers.join(" and ") };
-            let place = if kernel.place == Place::Iso { "" } else { "ESP:" };
+            let place = if kernel.place == Place::Medium { "" } else { "ESP:" };
             (
                 format!("{place}{}", kernel.file.path),
                 format!("{} {} {signed}", kernel.header.arch, kernel.header.version),

@@ -43,6 +43,81 @@ pub(super) fn search_modules(it: &Inspection) -> Verdict {
     )
 }
 
+/// Drivers of the file systems that an ISO file may lie on.
+pub(super) fn carrier_modules(it: &Inspection) -> Verdict {
+    let can_be_a_file = it.files.iter().any(|file| file.path == "/boot/grub/loopback.cfg");
+    let searching = it.initramfs.iter().filter(|one| one.contents.system.is_some());
+    let (mut problems, mut lacks, mut judged) = (Vec::new(), BTreeSet::new(), false);
+    for initramfs in searching.filter(|_| can_be_a_file) {
+        let Some(builtin) = builtin(it, initramfs) else { continue };
+        let has = |name: &&str| initramfs.contents.modules.contains(*name) || builtin.contains(*name);
+        judged = true;
+        let without: Vec<&str> = ["vfat", "ext4", "loop"].into_iter().filter(|name| !has(name)).collect();
+        if !without.is_empty() {
+            problems.push(format!("{} lacks {}", initramfs.file.path, without.join(", ")));
+        }
+        lacks.extend(["exfat"].into_iter().filter(|name| !has(name)));
+        if it.is_ours() && lacks.contains("exfat") {
+            problems.push(format!("{} lacks exfat", initramfs.file.path));
+        }
+        lacks.extend((!["ntfs3", "ntfs"].iter().any(has)).then_some("ntfs3"));
+    }
+    if !judged {
+        return not_applicable(
+            "no initramfs is known to look for an ISO file, or to have its drivers as modules",
+        );
+    }
+    let remedy = "add the file systems of other people's disks to the initramfs";
+    let good = match lacks.is_empty() {
+        true => "FAT, exFAT, NTFS and ext4 can be read".to_string(),
+        false => format!(
+            "FAT and ext4 can be read; there is no {}",
+            lacks.into_iter().collect::<Vec<_>>().join(", ")
+        ),
+    };
+    match (problems.is_empty(), it.is_ours()) {
+        (true, _) => super::pass(good),
+        (false, true) => {
+            super::fail(format!("{}: no ISO file on such a disk is found", problems.join("; ")), remedy)
+        }
+        (false, false) => {
+            super::warn(format!("{}: no ISO file on such a disk is found", problems.join("; ")), remedy)
+        }
+    }
+}
+
+/// The file that only this build has, and what its initramfs looks for, are the same.
+pub(super) fn build_id(it: &Inspection) -> Verdict {
+    let ours: Vec<&Initramfs> =
+        it.initramfs.iter().filter(|one| one.contents.system == Some("liveiso")).collect();
+    if ours.is_empty() {
+        return not_applicable("it has no initramfs of liveiso's");
+    }
+    let is_id = |name: &str| name.len() == 24 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let marker = |file: &crate::inspect::FileEntry| {
+        let name = file.path.rsplit('/').next().and_then(|name| name.strip_suffix(".id"));
+        name.filter(|name| is_id(name)).map(str::to_string)
+    };
+    let found: Vec<(String, String)> =
+        it.files.iter().filter_map(|file| Some((marker(file)?, file.path.clone()))).collect();
+    let mut problems = Vec::new();
+    let [(id, path)] = &found[..] else {
+        return super::fail(
+            format!("there are {} files NAME.id instead of one", found.len()),
+            "build the medium again",
+        );
+    };
+    let text = it.file(path).and_then(|content| content.read_all().ok());
+    if text.as_deref() != Some(format!("{id}\n").as_bytes()) {
+        problems.push(format!("{path} does not hold its own name"));
+    }
+    for initramfs in ours.iter().filter(|one| one.contents.id.as_ref() != Some(id)) {
+        let says = initramfs.contents.id.as_deref().unwrap_or("nothing");
+        problems.push(format!("{} looks for {says}, the medium is {id}", initramfs.file.path));
+    }
+    judge(problems, "build the medium again: its parts are of different builds", format!("{id} everywhere"))
+}
+
 /// Ventoy puts its own program before the line `mountroot` of a Debian-like /init,
 /// and loads dm-mod to make the ISO on its disk a block device.
 pub(super) fn ventoy_hook(it: &Inspection) -> Verdict {
@@ -53,6 +128,12 @@ pub(super) fn ventoy_hook(it: &Inspection) -> Verdict {
     for initramfs in it.initramfs.iter().filter(like_debians) {
         let (path, contents) = (&initramfs.file.path, &initramfs.contents);
         judged = true;
+        let mut modules = contents.files.keys().map(|path| path.rsplit('/').next().unwrap_or(path));
+        if let Some(packed) =
+            modules.find(|name| matches!(*name, "dm-mod.ko.xz" | "dm-mod.ko.zst" | "dm-mod.ko.gz"))
+        {
+            problems.push(format!("{path} has {packed}, which Ventoy cannot unpack"));
+        }
         if !contents.calls_mountroot {
             problems.push(format!("/init of {path} has no line `mountroot`"));
         }
@@ -102,7 +183,7 @@ fn builtin(it: &Inspection, initramfs: &Initramfs) -> Option<BTreeSet<String>> {
     }
     let release = contents.releases.first()?;
     for image in it.images.iter().filter(|image| image.squashfs.is_some()) {
-        let Some(Content::Slice { file, offset, length }) = it.file(&image.file.path) else { continue };
+        let Content::Slice { file, offset, length } = &image.content else { continue };
         let Ok(mut reader) = squashfs::Reader::open(file, *offset, *length) else { continue };
         for top in ["usr/lib", "lib"] {
             let path = format!("{top}/modules/{release}/modules.builtin");

@@ -2,11 +2,14 @@
 
 use super::{Inspection, Verdict, fail, judge, not_applicable, pass, warn};
 use crate::inspect::menu::{self, word};
-use crate::inspect::{Config, Entry};
+use crate::inspect::{Config, Entry, Format};
 use crate::manifest::FirmwareReads;
 
 /// Words by which live systems take the place of an ISO file.
 const ISO_FILE_WORDS: [&str; 5] = ["findiso=", "iso-scan/filename=", "img_loop=", "fromiso=", "isofrom="];
+
+/// Why some checks do not apply to disk images.
+const NO_ISO: &str = "Ventoy and GRUB start ISOs as files, not disk images";
 
 /// First words of the lines in which Rufus replaces the volume id.
 const REPLACED: [&str; 7] = ["options", "append", "linux", "linuxefi", "$linux", "search", "for"];
@@ -61,10 +64,10 @@ pub(super) fn label_search(it: &Inspection) -> Verdict {
 }
 
 pub(super) fn volume_id(it: &Inspection) -> Verdict {
-    let id = &it.volume.id;
-    if it.configs.is_empty() || id.is_empty() {
+    let id = it.volume.as_ref().map(|volume| &volume.id).filter(|id| !id.is_empty());
+    let Some(id) = id.filter(|_| !it.configs.is_empty()) else {
         return not_applicable("there are no menus, or no volume id");
-    }
+    };
     let replaced =
         lines(it).filter(|(.., line)| REPLACED.contains(&word(line).0) && line.contains(id.as_str()));
     let found = replaced.map(|(config, n, _)| format!("{}:{n} contains `{id}`", config.path));
@@ -82,6 +85,13 @@ pub(super) fn files(it: &Inspection) -> Verdict {
     for entry in it.menu.iter().filter(|entry| !entry.elsewhere && is_on_medium(entry)) {
         for path in std::iter::once(&entry.kernel).chain(&entry.initrds) {
             let Some(path) = menu::literal_path(entry, path) else { continue };
+            if is_relative_for_grub(it, entry) {
+                problems.push(format!(
+                    "{}:{} names {}, no absolute path",
+                    entry.config, entry.line, entry.kernel
+                ));
+                break;
+            }
             if it.file(&path).is_none() && !is_guarded(it, entry, &path) {
                 problems.push(format!("{}:{} names {path}", entry.config, entry.line));
             }
@@ -140,6 +150,13 @@ fn is_on_medium(entry: &Entry) -> bool {
     entry.kernel.starts_with(['/', '(']) || !entry.initrds.is_empty()
 }
 
+/// GRUB knows no current directory.
+fn is_relative_for_grub(it: &Inspection, entry: &Entry) -> bool {
+    let config = it.configs.iter().find(|config| config.path == entry.config);
+    !entry.kernel.starts_with(['/', '('])
+        && config.is_some_and(|config| config.loader() == menu::Loader::Grub)
+}
+
 /// Whether the menu asks first whether the file is there.
 fn is_guarded(it: &Inspection, entry: &Entry, path: &str) -> bool {
     let config = it.configs.iter().find(|config| config.path == entry.config);
@@ -152,6 +169,9 @@ fn is_guarded(it: &Inspection, entry: &Entry, path: &str) -> bool {
 
 /// Ventoy finds the initramfs by reading menus as text.
 pub(super) fn literal_initrd(it: &Inspection) -> Verdict {
+    if it.format == Format::Disk {
+        return not_applicable(NO_ISO);
+    }
     let with: Vec<&Entry> = it.menu.iter().filter(|entry| !entry.initrds.is_empty()).collect();
     if with.is_empty() {
         return not_applicable("no menu names an initramfs");
@@ -169,6 +189,9 @@ pub(super) fn literal_initrd(it: &Inspection) -> Verdict {
 }
 
 pub(super) fn loopback(it: &Inspection) -> Verdict {
+    if it.format == Format::Disk {
+        return not_applicable(NO_ISO);
+    }
     if it.kernels.is_empty() || it.initramfs.is_empty() {
         return not_applicable("it holds no Linux with an initramfs");
     }
@@ -202,6 +225,22 @@ pub(super) fn loopback(it: &Inspection) -> Verdict {
         "loopback.cfg does not hand ${iso_path} to the kernel: it boots and then finds no medium",
         "add findiso=${iso_path}, or what the live system calls it, to every entry",
     )
+}
+
+/// A kernel with PAE does not start on a Pentium M, nor on many VIA and AMD processors of its time.
+pub(super) fn old_processors(it: &Inspection) -> Verdict {
+    let old: Vec<&str> =
+        it.kernels.iter().filter(|k| k.header.arch == "i386").map(|k| k.header.release()).collect();
+    if old.is_empty() {
+        return not_applicable("it has no 32-bit kernel");
+    }
+    match old.iter().find(|release| !release.contains("pae")) {
+        Some(release) => pass(format!("{release} needs no PAE")),
+        None => warn(
+            format!("{} needs PAE: a Pentium M does not start it", old[0]),
+            "add a kernel without PAE, Debian's linux-image-686, and start it first",
+        ),
+    }
 }
 
 pub(super) fn firmware_reads(it: &Inspection) -> Verdict {

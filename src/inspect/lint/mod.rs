@@ -11,13 +11,15 @@ mod files;
 mod initramfs;
 mod loaders;
 mod menus;
+mod search;
+mod sectors;
 mod tables;
 
 use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::Inspection;
+use super::{FileEntry, Format, Inspection};
 
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -78,39 +80,53 @@ fn judge(problems: Vec<String>, remedy: &'static str, good: impl Into<String>) -
 
 type Check = fn(&Inspection) -> Verdict;
 
-const CHECKS: [(&str, Check); 33] = [
+const CHECKS: [(&str, Check); 47] = [
     ("readable", tables::readable),
     ("length", tables::length),
     ("volume-id", tables::volume_id),
     ("partition-table", tables::partition_table),
     ("active-flag", tables::active_flag),
     ("partition-bounds", tables::partition_bounds),
+    ("partition-overlap", sectors::overlap),
+    ("iso-partition", sectors::iso_partition),
+    ("mbr-loader", sectors::mbr_loader),
     ("geometry", tables::geometry),
     ("gpt", tables::gpt),
     ("esp-partition", tables::esp_partition),
+    ("esp-format", sectors::esp_format),
     ("el-torito-bios", tables::el_torito_bios),
     ("el-torito-efi-size", tables::el_torito_efi_size),
+    ("isolinux-files", files::isolinux),
     ("x64-loader", loaders::x64),
     ("ia32-loader", loaders::ia32),
+    ("loader-names", loaders::names),
     ("loaders-in-iso", loaders::in_iso),
     ("disk-info", loaders::disk_info),
+    ("shim-authority", loaders::authority),
     ("mok-manager", loaders::mok_manager),
     ("shim-neighbours", loaders::shim_neighbours),
     ("signed-kernels", loaders::signed_kernels),
+    ("lockdown", search::lockdown),
     ("sbat", loaders::sbat),
     ("symlinks", files::symlinks),
     ("large-files", files::large_files),
     ("names", files::names),
     ("foreign-marks", files::foreign_marks),
+    ("checksum-lists", files::checksum_lists),
     ("label-search", menus::label_search),
+    ("search-file", search::search_file),
+    ("build-id", initramfs::build_id),
     ("volume-id-in-menus", menus::volume_id),
     ("menu-files", menus::files),
     ("menu-places", menus::places),
     ("rdinit", menus::rdinit),
     ("literal-initrd", menus::literal_initrd),
     ("loopback", menus::loopback),
+    ("safe-entry", search::safe_entry),
+    ("old-processors", menus::old_processors),
     ("firmware-reads", menus::firmware_reads),
     ("search-modules", initramfs::search_modules),
+    ("carrier-modules", initramfs::carrier_modules),
     ("ventoy-hook", initramfs::ventoy_hook),
 ];
 
@@ -155,7 +171,10 @@ pub fn text(findings: &[Finding]) -> String {
 impl Inspection {
     /// Whether a BIOS is meant to start the medium.
     fn serves_bios(&self) -> bool {
-        self.boot_code || self.el_torito.iter().any(|entry| entry.platform == 0 && entry.bootable)
+        let is_syslinux = |file: &FileEntry| file.path.to_ascii_lowercase().ends_with("/ldlinux.sys");
+        self.boot_code
+            || self.el_torito.iter().any(|entry| entry.platform == 0 && entry.bootable)
+            || (self.format == Format::Disk && self.files.iter().any(is_syslinux))
     }
 
     /// Whether UEFI is meant to start the medium.

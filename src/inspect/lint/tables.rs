@@ -5,12 +5,15 @@ use std::os::unix::fs::FileExt;
 
 use super::{Inspection, Verdict, fail, judge, not_applicable, pass, warn};
 use crate::format::fat;
-use crate::format::iso9660::{CatalogEntry, SECTOR};
-use crate::inspect::{BLOCK, UEFI};
+use crate::format::field::u32_at;
+use crate::format::iso9660::{self, CatalogEntry, SECTOR};
+use crate::inspect::{BLOCK, Format, UEFI};
 
 const ACTIVE: u8 = 0x80;
 const ESP: u8 = 0xef;
 const PROTECTIVE: u8 = 0xee;
+/// No ISOLINUX is larger (bytes).
+const MAX_ISOLINUX: usize = 1 << 20;
 /// A FAT label has 11 characters; Rufus and copying tools cut longer ones.
 const LABEL_LENGTH: usize = 11;
 
@@ -20,7 +23,16 @@ pub(super) fn readable(it: &Inspection) -> Verdict {
 }
 
 pub(super) fn length(it: &Inspection) -> Verdict {
-    let said = u64::from(it.volume.sectors) * SECTOR;
+    let Some(volume) = &it.volume else {
+        return match it.length.is_multiple_of(BLOCK) {
+            true => pass(format!("{} blocks of 512 bytes", it.length / BLOCK)),
+            false => fail(
+                format!("the file's {} bytes are no multiple of 512", it.length),
+                "the disk image is cut off: make or download it again",
+            ),
+        };
+    };
+    let said = u64::from(volume.sectors) * SECTOR;
     let remedy = "let the writer of the ISO count everything it writes: xorriso with -append_partition does, padding and \
                   isohybrid(1) afterwards do not";
     if !it.length.is_multiple_of(SECTOR) {
@@ -39,7 +51,10 @@ pub(super) fn length(it: &Inspection) -> Verdict {
 }
 
 pub(super) fn volume_id(it: &Inspection) -> Verdict {
-    let id = &it.volume.id;
+    let Some(volume) = &it.volume else {
+        return not_applicable("a disk image has no volume id");
+    };
+    let id = &volume.id;
     let legal = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
     if (1..=LABEL_LENGTH).contains(&id.len()) && id.bytes().all(legal) {
         return pass(format!("`{id}` survives as a FAT label"));
@@ -58,7 +73,7 @@ pub(super) fn partition_table(it: &Inspection) -> Verdict {
     if is_for_discs_only(it) {
         let reason = "no partition table: for discs only, written to a stick it does not boot";
         // Ours says so in its profile; others may not know.
-        return match it.volume.preparer == "LIVEISO" {
+        return match it.volume.as_ref().is_some_and(|volume| volume.preparer == "LIVEISO") {
             true => not_applicable(reason),
             false => {
                 warn(reason, "make the ISO hybrid, if it is to be written to sticks: xorriso -isohybrid-mbr")
@@ -67,6 +82,12 @@ pub(super) fn partition_table(it: &Inspection) -> Verdict {
     }
     let remedy =
         "make the ISO hybrid: xorriso -isohybrid-mbr or --grub2-mbr; leave it if it is for discs only";
+    if let [only] = &it.file_systems[..]
+        && only.place == "disk"
+    {
+        let remedy = "give the disk a partition table with one active FAT partition";
+        return warn("no partition table: some BIOSes take the stick for a floppy disk or refuse it", remedy);
+    }
     if it.mbr.is_none() {
         return fail("sector 0 has no MBR: written to a stick it does not boot, Etcher warns", remedy);
     }
@@ -165,6 +186,10 @@ pub(super) fn esp_partition(it: &Inspection) -> Verdict {
     if is_for_discs_only(it) {
         return not_applicable("it is for discs only, where UEFI goes by El Torito");
     }
+    // Firmware starts any FAT of a removable disk, which is how sticks of copied files boot.
+    if let Some(esp) = it.esp.as_ref().filter(|_| it.format == Format::Disk) {
+        return pass(format!("FAT{} at block {}", esp.volume.bits, esp.start));
+    }
     let mbr = it.mbr.iter().flatten().filter(|partition| partition.entry.kind == ESP);
     let valid = it.gpt.iter().filter(|gpt| gpt.is_valid()).flat_map(|gpt| &gpt.partitions);
     let starts: Vec<u64> = mbr
@@ -187,6 +212,10 @@ pub(super) fn esp_partition(it: &Inspection) -> Verdict {
         Some(start) => {
             fail(format!("the EFI system partition at block {start} holds no FAT file system"), remedy)
         }
+        None if !starts.contains(&it.esp.as_ref().map_or(starts[0], |esp| esp.start)) => {
+            let reason = format!("a stick's ESP at block {} is not the one that El Torito names", starts[0]);
+            if it.is_ours() { fail(reason, remedy) } else { warn(reason, remedy) }
+        }
         None => pass(format!("at block {}", starts[0])),
     }
 }
@@ -200,7 +229,7 @@ pub(super) fn el_torito_bios(it: &Inspection) -> Verdict {
     let Some(entry) = entry(it, 0) else {
         return not_applicable("El Torito has no BIOS image");
     };
-    let mut image = vec![0; 32 << 10];
+    let mut image = vec![0; MAX_ISOLINUX];
     let read =
         File::open(&it.path).and_then(|file| file.read_at(&mut image, u64::from(entry.sector) * SECTOR));
     image.truncate(read.unwrap_or_default());
@@ -211,9 +240,19 @@ pub(super) fn el_torito_bios(it: &Inspection) -> Verdict {
     if !image.windows(8).any(|window| window == b"ISOLINUX") {
         return pass("the BIOS image is in the file");
     }
-    let u32_at = |at: usize| u32::from_le_bytes([image[at], image[at + 1], image[at + 2], image[at + 3]]);
-    if entry.emulation != 0 || (u32_at(8), u32_at(12)) != (16, entry.sector) {
+    if entry.emulation != 0 || (u32_at(&image, 8), u32_at(&image, 12)) != (16, entry.sector) {
         return fail("ISOLINUX does not know where it lies: its boot info table is wrong", remedy);
+    }
+    let (length, sum) = (u32_at(&image, 16) as usize, u32_at(&image, 20));
+    if image.get(..length).and_then(iso9660::boot_info_sum) != Some(sum) {
+        return fail("ISOLINUX finds itself damaged: the checksum in its boot info table is wrong", remedy);
+    }
+    if entry.blocks != 4 {
+        let reason = format!(
+            "El Torito loads {} blocks of ISOLINUX: some BIOSes take 4 and no other number",
+            entry.blocks
+        );
+        return if it.is_ours() { fail(reason, remedy) } else { warn(reason, remedy) };
     }
     pass("ISOLINUX knows where it lies")
 }

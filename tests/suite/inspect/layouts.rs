@@ -60,12 +60,14 @@ fn the_layouts_of_archiso_and_live_build_raise_no_alarm() {
     for (what, options, volume_id, expected) in [
         ("archiso", ARCHISO, "ARCH_202601", &[][..]),
         ("archiso, UEFI only", ARCHISO_UEFI, "ARCH_202601", &[][..]),
-        // Ours may have no such volume id; live-build's initramfs does not mind.
-        ("live-build", LIVE_BUILD, "Debian bookworm 20260101", &["volume-id fail"][..]),
+        // A copy on FAT has another name, by which live-boot does not search.
+        ("live-build", LIVE_BUILD, "Debian bookworm 20260101", &["volume-id warn"][..]),
     ] {
         let dir = TempDir::new().unwrap();
         let mut medium = Medium::good();
+        medium.mark = "scripts/live";
         if what.starts_with("archiso") {
+            medium.mark = "hooks/archiso";
             archiso_menus(&mut medium);
         }
         if what.ends_with("only") {
@@ -125,7 +127,7 @@ fn our_other_layouts_raise_no_alarm() {
 #[test]
 fn links_and_colliding_names_are_found() {
     type Change = fn(&Path);
-    let cases: [(&str, Change, &[&str]); 5] = [
+    let cases: [(&str, Change, &[&str]); 7] = [
         (
             "a loader that is a link",
             |tree| {
@@ -141,7 +143,7 @@ fn links_and_colliding_names_are_found() {
                 fs::rename(tree.join("liveiso/boot"), tree.join("liveiso/boot2")).unwrap();
                 symlink("boot2", tree.join("liveiso/boot")).unwrap();
             },
-            &["symlinks fail", "menu-files fail"],
+            &["symlinks fail", "checksum-lists fail", "menu-files fail"],
         ),
         (
             "names that differ in case",
@@ -150,6 +152,16 @@ fn links_and_colliding_names_are_found() {
                 fs::write(tree.join("liveiso/README"), "y").unwrap();
             },
             &["names fail"],
+        ),
+        (
+            "a name longer than Joliet's",
+            |tree| fs::write(tree.join(format!("liveiso/{}", "x".repeat(65))), "x").unwrap(),
+            &["names fail"],
+        ),
+        (
+            "a name of 64",
+            |tree| fs::write(tree.join(format!("liveiso/{}", "x".repeat(64))), "x").unwrap(),
+            &[],
         ),
         ("a name FAT has not", |tree| fs::write(tree.join("liveiso/a:b"), "x").unwrap(), &["names fail"]),
     ];

@@ -31,6 +31,15 @@ menuentry 'Extra' {
   linux /boot/extra
 }
 fi
+menuentry 'Safe' {
+  linux /liveiso/boot/i386/vmlinuz nomodeset $loopback
+  initrd /liveiso/boot/i386/initrd.img
+}
+";
+
+const SUMS: &str = "\
+0123  boot/i386/vmlinuz
+4567  i386/airootfs.sfs
 ";
 
 const ISOLINUX_MENU: &str = "\
@@ -53,6 +62,12 @@ pub struct Medium {
     /// Listing of the root image.
     pub root: String,
     pub volume_id: String,
+    /// Whether dm-mod is compressed.
+    pub packed: bool,
+    /// The file by which the initramfs is known for whose it is.
+    pub mark: &'static str,
+    /// The build id that the initramfs has.
+    pub id: &'static str,
     /// Text of /init, in a listing's spelling.
     pub init: &'static str,
     pub layout: IsoLayout,
@@ -68,10 +83,12 @@ impl Medium {
         files.extend([
             text(".disk/info", "rescue\n"),
             text("liveiso/0123456789abcdef01234567.id", "0123456789abcdef01234567\n"),
+            text("liveiso/sha256sums", SUMS),
             text(GRUB, GRUB_MENU),
             text("boot/grub/loopback.cfg", "source /boot/grub/grub.cfg\n"),
             text("isolinux/isolinux.cfg", ISOLINUX_MENU),
             ("isolinux/isolinux.bin".to_string(), isolinux()),
+            text("isolinux/ldlinux.c32", "second piece"),
             (KERNEL.to_string(), kernel(RELEASE)),
         ]);
         let status =
@@ -87,6 +104,8 @@ impl Medium {
             modules: vec![
                 "cdrom",
                 "dm-mod",
+                "exfat",
+                "ext4",
                 "isofs",
                 "loop",
                 "overlay",
@@ -99,6 +118,9 @@ impl Medium {
             builtin: vec!["scsi_mod"],
             root,
             volume_id: "RESCUE".to_string(),
+            packed: false,
+            mark: "etc/liveiso/id",
+            id: "0123456789abcdef01234567",
             init: "#!/bin/sh\\x0amountroot\\x0a",
             layout: IsoLayout::Hybrid,
             timestamp: 1_767_225_600,
@@ -122,10 +144,13 @@ impl Medium {
 
     fn initrd(&self) -> Vec<u8> {
         let directory = format!("/lib/modules/{RELEASE}");
-        let mut listing =
-            format!("file /init 0755 0 0 text={}\nfile /etc/liveiso/id 0644 0 0 text=id\n", self.init);
+        let mut listing = format!(
+            "file /init 0755 0 0 text={}\nfile /{} 0644 0 0 text={}\\x0a\n",
+            self.init, self.mark, self.id
+        );
         for module in &self.modules {
-            listing += &format!("file {directory}/kernel/{module}.ko 0644 0 0 size=1000\n");
+            let suffix = if self.packed && *module == "dm-mod" { ".xz" } else { "" };
+            listing += &format!("file {directory}/kernel/{module}.ko{suffix} 0644 0 0 size=1000\n");
         }
         let builtin: String = self.builtin.iter().map(|name| format!("kernel/{name}.ko\\x0a")).collect();
         listing += &format!("file {directory}/modules.builtin 0644 0 0 text={builtin}\n");
@@ -134,6 +159,11 @@ impl Medium {
         let mut bytes = Vec::new();
         cpio::write(&parse_listing(&listing).unwrap(), &mut bytes).unwrap();
         zstd::encode_all(&bytes[..], 3).unwrap()
+    }
+
+    /// Everything the medium holds, for other formats.
+    pub fn tree(&self, dir: &Path) -> Tree {
+        tree(&self.contents(dir))
     }
 
     /// Everything the ISO holds, in memory.
@@ -173,6 +203,14 @@ impl Medium {
         };
         let out = dir.join(format!("{name}.iso"));
         iso9660::write(&tree(&self.contents(dir)), &options, dir, &out).unwrap_or_else(|e| panic!("{e:#}"));
+        out
+    }
+
+    /// Writes `dir/x.iso` with this FAT image as its ESP.
+    pub fn write_with_esp(&self, dir: &Path, image: &[u8]) -> PathBuf {
+        fs::write(dir.join("efiboot.img"), image).unwrap();
+        let out = dir.join("x.iso");
+        iso9660::write(&self.tree(dir), &iso_options(dir), dir, &out).unwrap_or_else(|e| panic!("{e:#}"));
         out
     }
 
