@@ -5,6 +5,7 @@
 //! boot.ipxe                          for iPXE, by HTTP or TFTP
 //! pxelinux.cfg/default, *.c32        for PXELINUX, whose pxelinux.0 belongs beside them
 //! grubnet*.efi, grub.cfg, grub/      for UEFI, GRUB if the loaders' packages are at hand
+//! shim*.efi, grubx64.efi, mm*.efi    for UEFI with Secure Boot, of images made for that
 //! liveiso/boot/ARCH/{vmlinuz,initrd.img}, liveiso/ARCH/airootfs.sfs
 //! sha256sums                         of all that
 //! ```
@@ -14,6 +15,7 @@
 
 mod initramfs;
 mod menus;
+mod signed;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,6 +29,9 @@ use crate::qemu::Subject;
 use crate::tree::{Content, Kind, Tree};
 use menus::{Menus, Start};
 
+pub(crate) use signed::file_name;
+pub use signed::shim;
+
 /// A file of a Debian package.
 #[derive(Debug)]
 pub struct Loader {
@@ -39,7 +44,7 @@ pub struct Loader {
 impl Loader {
     /// Its name beside the menus.
     pub fn name(&self) -> &'static str {
-        self.path.rsplit('/').next().unwrap_or(self.path)
+        file_name(self.path)
     }
 }
 
@@ -130,6 +135,7 @@ fn contents(subject: &Subject, packages: Option<&Tree>, url: Option<&str>) -> Re
     }
     files.extend(images);
     add_loaders(subject, packages, &mut files);
+    notes.extend(signed::add(subject, packages, &mut files));
     let about = about(subject)?;
     let menus = Menus { about: &about, starts: &starts, url };
     let mut text = |path: &str, text: String| files.insert(path.to_string(), Content::bytes(text));

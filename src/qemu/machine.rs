@@ -13,6 +13,8 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::accelerator::Accelerator;
+use crate::export;
+use crate::plan::EfiArch;
 
 /// The firmware a machine starts with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ValueEnum)]
@@ -289,11 +291,12 @@ impl Machine {
     /// QEMU's own DHCP and TFTP servers, which reach nothing but `dir`.
     ///
     /// The card's boot ROM in a BIOS machine is iPXE, which takes a script for a boot
-    /// file; OVMF has a driver for the virtio card and starts GRUB, made for networks.
+    /// file; OVMF has a driver for the virtio card and starts GRUB, made for networks, or shim.
     fn network_arguments(&self, args: &mut Arguments, dir: &Path) {
         let (card, program) = match self.firmware {
             Firmware::Bios => ("e1000", "boot.ipxe"),
-            Firmware::UefiX64 | Firmware::SecureBoot => ("virtio-net-pci,romfile=", "grubnetx64.efi"),
+            Firmware::UefiX64 => ("virtio-net-pci,romfile=", "grubnetx64.efi"),
+            Firmware::SecureBoot => ("virtio-net-pci,romfile=", export::shim(EfiArch::X64)),
             Firmware::UefiIa32 => ("virtio-net-pci,romfile=", "grubnetia32.efi"),
         };
         args.words(&["-netdev"])

@@ -21,8 +21,10 @@ use tempfile::TempDir;
 
 use super::machine::{Firmware, Medium};
 use super::subject::Subject;
+use crate::boot;
 use crate::export;
 use crate::format::iso9660::SECTOR;
+use crate::plan::EfiArch;
 
 /// Media made for a run; they go with this value.
 #[derive(Debug)]
@@ -76,20 +78,21 @@ fn make(subject: &Subject, medium: Medium, firmwares: &[Firmware], path: &Path) 
 /// The network's own loaders are no part of an image: under BIOS the card's iPXE, under UEFI Debian's GRUB.
 fn netboot(subject: &Subject, firmwares: &[Firmware], path: &Path) -> Result<()> {
     export::netboot(&subject.image, &subject.install_dir, None, None, path)?;
-    for (firmware, loader) in [
-        (Firmware::UefiX64, &export::GRUB_FOR_NETWORKS[0]),
-        (Firmware::UefiIa32, &export::GRUB_FOR_NETWORKS[1]),
+    let [x64, ia32] = export::GRUB_FOR_NETWORKS
+        .map(|loader| (loader.package, loader.path.to_string(), loader.name().to_string()));
+    let (package, signed) = boot::signed_grub_for_networks(EfiArch::X64);
+    let behind_shim = export::file_name(&boot::chain(EfiArch::X64).grub).to_string();
+    for (firmware, (package, from, name)) in [
+        (Firmware::UefiX64, x64),
+        (Firmware::UefiIa32, ia32),
+        (Firmware::SecureBoot, (package, signed, behind_shim)),
     ] {
         if firmwares.contains(&firmware) {
-            let from = Path::new("/").join(loader.path);
+            let from = Path::new("/").join(from);
             let bytes = std::fs::read(&from).with_context(|| {
-                format!(
-                    "reading {}; install it with `sudo apt-get install {}`",
-                    from.display(),
-                    loader.package
-                )
+                format!("reading {}; install it with `sudo apt-get install {package}`", from.display())
             })?;
-            std::fs::write(path.join(loader.name()), bytes).context("adding GRUB for networks")?;
+            std::fs::write(path.join(name), bytes).context("adding GRUB for networks")?;
         }
     }
     Ok(())
