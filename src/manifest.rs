@@ -65,9 +65,9 @@ impl FirmwareReads {
         )
     }
 
-    /// What to know when that is too much for the plan's machines.
-    pub fn note(&self, plan: &Plan) -> Option<String> {
-        let is_for_old = plan.arch == Arch::I386 && plan.boot.bootmodes.contains(&BootMode::BiosSyslinux);
+    /// What to know when that is too much for the machines of this architecture.
+    pub fn note(&self, arch: Arch, bootmodes: &[BootMode]) -> Option<String> {
+        let is_for_old = arch == Arch::I386 && bootmodes.contains(&BootMode::BiosSyslinux);
         (is_for_old && self.kernel + self.initramfs > Self::LIMIT).then(|| {
             format!(
                 "{}; beyond 10 MB a BIOS with USB 1.1 takes longer than 10 s: leave modules out",
@@ -152,6 +152,23 @@ fn line(package: &Package) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn too_much_to_read_is_said_of_old_machines_alone() {
+        let both = [BootMode::BiosSyslinux, BootMode::UefiGrub];
+        let limit = FirmwareReads { kernel: 6_000_000, initramfs: 4_000_000 };
+        let beyond = FirmwareReads { initramfs: 4_000_001, ..limit };
+        let note = "firmware reads 10.0 MB: kernel 6.0 MB, initramfs 4.0 MB; beyond 10 MB a BIOS with USB 1.1 takes \
+                    longer than 10 s: leave modules out";
+        for (reads, arch, modes, expected) in [
+            (limit, Arch::I386, &both[..], None),
+            (beyond, Arch::I386, &both, Some(note)),
+            (beyond, Arch::I386, &both[1..], None),
+            (beyond, Arch::Amd64, &both, None),
+        ] {
+            assert_eq!(reads.note(arch, modes).as_deref(), expected, "{arch:?} {modes:?}");
+        }
+    }
 
     #[test]
     fn least_ram_is_added_and_replaced() {

@@ -190,7 +190,7 @@ fn finish(
     finished.extend(disk.map(|disk| (disk_name.clone(), disk.digest(disk::IMAGE).clone())));
     let firmware_reads =
         FirmwareReads { kernel: images["vmlinuz"].size, initramfs: images["initrd.img"].size };
-    notes.extend(firmware_reads.note(plan));
+    notes.extend(firmware_reads.note(plan.arch, &plan.boot.bootmodes));
     let manifest = Manifest {
         manifest_version: 1,
         liveiso_version: env!("CARGO_PKG_VERSION"),

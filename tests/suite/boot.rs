@@ -56,8 +56,8 @@ fn an_image_without_loader_is_named() {
     let logs = dir.path().join("logs");
     let cells = test(&image, &one_machine(&logs), &|_: &Cell| {}).unwrap();
     let expected = "\
-machine  MiB  result  login s  read kB  requests  MemAvailable  MemFree  Shmem  modules
-bios-cd  128  FAILED        -        -         -             -        -      -        -  the firmware found nothing to boot: \
+machine  MiB  result  started by  login s  read kB  requests  MemAvailable  MemFree  Shmem  modules
+bios-cd  128  FAILED  -                 -        -         -             -        -      -        -  the firmware found nothing to boot: \
 No bootable device.  Retrying in 0 seconds. (the machine switched itself off or reset)
 ";
     assert_eq!(matrix::table(&cells), expected);
@@ -128,9 +128,9 @@ uefi-ia32-netboot-256M  {ia32}
     assert_eq!(run(&["--list", "--all"]), (Some(0), expected, String::new()));
     let (code, stdout, stderr) = run(&["--firmware", "bios", "--medium", "usb", "--memory", "64,128"]);
     let table = "\
-machine   MiB  result   login s  read kB  requests  MemAvailable  MemFree  Shmem  modules
-bios-usb   64  skipped        -        -         -             -        -      -        -  the image is made for UEFI alone
-bios-usb  128  skipped        -        -         -             -        -      -        -  the image is made for UEFI alone
+machine   MiB  result   started by  login s  read kB  requests  MemAvailable  MemFree  Shmem  modules
+bios-usb   64  skipped  -                 -        -         -             -        -      -        -  the image is made for UEFI alone
+bios-usb  128  skipped  -                 -        -         -             -        -      -        -  the image is made for UEFI alone
 ";
     assert_eq!((code, stdout.as_str()), (Some(1), table));
     assert!(stderr.ends_with("error: every machine was skipped: the image was not tested\n"), "{stderr}");
