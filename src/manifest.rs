@@ -137,9 +137,7 @@ pub fn predicted_ram_mib(manifest: &Path) -> Option<u32> {
 
 /// The package list, one `name version arch` a line, as `dpkg-query` users know it.
 pub fn package_list(plan: &Plan) -> String {
-    let lists =
-        [&plan.packages.root, &plan.packages.kernel, &plan.packages.loaders, &plan.packages.initramfs];
-    let mut lines: Vec<String> = lists.iter().flat_map(|list| list.iter()).map(line).collect();
+    let mut lines: Vec<String> = plan.packages.lists().into_iter().flatten().map(line).collect();
     lines.sort();
     lines.dedup();
     lines.concat()

@@ -131,9 +131,11 @@ impl Parts {
     fn extract(image: &Path, install_dir: &str, dir: &Path) -> Result<Parts> {
         let subject = Subject::open(image, install_dir)?;
         let take = |ending: &str| -> Result<PathBuf> {
+            // The machine is a 32-bit one: of two kernels or roots it gets that.
             let (_, content) = subject
                 .files()
-                .find(|(path, _)| path.ends_with(ending))
+                .filter(|(path, _)| path.ends_with(ending))
+                .max_by_key(|(path, _)| path.contains("/i386/"))
                 .with_context(|| format!("{} has no {}", image.display(), &ending[1..]))?;
             let to = dir.join(&ending[1..]);
             let copied = File::create_new(&to).and_then(|mut file| {
