@@ -220,6 +220,14 @@ impl Machine {
         }
     }
 
+    /// The same machine with a processor for 64-bit kernels, if its firmware runs on one.
+    pub fn with_long_mode(mut self) -> Machine {
+        if self.firmware == Firmware::Bios {
+            self.cpu = LONG_MODE.to_string();
+        }
+        self
+    }
+
     /// Firmware and medium in one word, `uefi-x64-usb`.
     pub fn name(&self) -> String {
         format!("{}-{}", self.firmware.name(), self.medium.name())

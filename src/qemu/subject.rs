@@ -11,7 +11,7 @@ use super::machine::{Firmware, Medium};
 use crate::boot;
 use crate::format::disk;
 use crate::format::iso9660::{self, BootMedium};
-use crate::plan::EfiArch;
+use crate::plan::{Arch, EfiArch};
 use crate::tree::{Content, Kind, Tree};
 
 /// El Torito platforms.
@@ -105,6 +105,14 @@ impl Subject {
         self.firmware_obstacle(firmware).or(secure).or_else(|| self.medium_obstacle(medium))
     }
 
+    /// Whether its only kernel is for 64-bit processors.
+    pub fn is_64_bit(&self) -> bool {
+        let has = |arch: Arch| {
+            self.file(&format!("{}/boot/{}/vmlinuz", self.install_dir, arch.debian_name())).is_some()
+        };
+        has(Arch::Amd64) && !has(Arch::I386)
+    }
+
     /// An image for nothing at all is not excused, but tried.
     fn firmware_obstacle(&self, firmware: Firmware) -> Option<String> {
         let bios = match &self.boot {
@@ -115,6 +123,9 @@ impl Subject {
         let uefi = loaders.iter().any(Option::is_some);
         match firmware {
             Firmware::Bios => (uefi && !bios).then(|| "the image is made for UEFI alone".to_string()),
+            Firmware::UefiIa32 if self.is_64_bit() => {
+                Some("the image has no kernel for the 32-bit processor of this machine".to_string())
+            }
             _ => {
                 let loader = uefi_loader(firmware)?;
                 let missing = (uefi || bios) && self.file(loader).is_none();

@@ -149,6 +149,29 @@ bios-usb  128  skipped  -                 -        -         -             -    
 }
 
 #[test]
+fn a_64_bit_image_gets_a_64_bit_processor() {
+    let dir = tempfile::tempdir().unwrap();
+    let cases = |name: &str, kernels: &[&str]| {
+        let dir = dir.path().join(name);
+        fs::create_dir(&dir).unwrap();
+        let files = [&format!("liveiso/{ID}.id"), "EFI/BOOT/BOOTX64.EFI", "EFI/BOOT/BOOTIA32.EFI"];
+        let subject = Subject::open(&data_image(&dir, &[&files[..], kernels].concat()), "liveiso").unwrap();
+        let options = TestOptions { media: vec![Medium::Cd], ..TestOptions::default() };
+        options
+            .cases(&subject)
+            .into_iter()
+            .map(|case| (case.machine.program(), case.obstacle))
+            .collect::<Vec<_>>()
+    };
+    let (i386, x86_64) = ("qemu-system-i386", "qemu-system-x86_64");
+    let bios = Some("the image is made for UEFI alone".to_string());
+    let ia32 = Some("the image has no kernel for the 32-bit processor of this machine".to_string());
+    let [old, new] = ["liveiso/boot/i386/vmlinuz", "liveiso/boot/amd64/vmlinuz"];
+    assert_eq!(cases("new", &[new]), [(x86_64, bios.clone()), (x86_64, None), (i386, ia32)]);
+    assert_eq!(cases("both", &[old, new]), [(i386, bios), (x86_64, None), (i386, None)]);
+}
+
+#[test]
 fn a_guest_answers_the_probe() {
     probe(Accelerator::Tcg, Duration::from_secs(60)).unwrap();
 }
