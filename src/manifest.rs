@@ -72,9 +72,9 @@ impl FirmwareReads {
         )
     }
 
-    /// What to know when that is too much for the plan's machines.
-    pub fn note(&self, plan: &Plan) -> Option<String> {
-        let is_for_old = plan.arch == Arch::I386 && plan.boot.bootmodes.contains(&BootMode::BiosSyslinux);
+    /// What to know when that is too much for the machines of this architecture.
+    pub fn note(&self, arch: Arch, bootmodes: &[BootMode]) -> Option<String> {
+        let is_for_old = arch == Arch::I386 && bootmodes.contains(&BootMode::BiosSyslinux);
         (is_for_old && self.kernel + self.initramfs > Self::LIMIT).then(|| {
             format!(
                 "{}; beyond 10 MB a BIOS with USB 1.1 takes longer than 10 s: leave modules out",
@@ -188,9 +188,7 @@ pub fn predicted_ram_mib(manifest: &Path) -> Option<u32> {
 
 /// The package list, one `name version arch` a line, as `dpkg-query` users know it.
 pub fn package_list(plan: &Plan) -> String {
-    let lists =
-        [&plan.packages.root, &plan.packages.kernel, &plan.packages.loaders, &plan.packages.initramfs];
-    let mut lines: Vec<String> = lists.iter().flat_map(|list| list.iter()).map(line).collect();
+    let mut lines: Vec<String> = plan.packages.lists().into_iter().flatten().map(line).collect();
     lines.sort();
     lines.dedup();
     lines.concat()
@@ -223,6 +221,23 @@ mod tests {
         let note = "the measured least RAM (bios-cd 37 MiB, uefi-x64-cd 99 MiB) was another image's and is no longer \
                     in the manifest; measure this one with `liveiso test --min-ram`";
         assert_eq!(measured("bb"), (None, Some(note.to_string())));
+    }
+
+    #[test]
+    fn too_much_to_read_is_said_of_old_machines_alone() {
+        let both = [BootMode::BiosSyslinux, BootMode::UefiGrub];
+        let limit = FirmwareReads { kernel: 6_000_000, initramfs: 4_000_000 };
+        let beyond = FirmwareReads { initramfs: 4_000_001, ..limit };
+        let note = "firmware reads 10.0 MB: kernel 6.0 MB, initramfs 4.0 MB; beyond 10 MB a BIOS with USB 1.1 takes \
+                    longer than 10 s: leave modules out";
+        for (reads, arch, modes, expected) in [
+            (limit, Arch::I386, &both[..], None),
+            (beyond, Arch::I386, &both, Some(note)),
+            (beyond, Arch::I386, &both[1..], None),
+            (beyond, Arch::Amd64, &both, None),
+        ] {
+            assert_eq!(reads.note(arch, modes).as_deref(), expected, "{arch:?} {modes:?}");
+        }
     }
 
     #[test]

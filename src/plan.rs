@@ -45,6 +45,9 @@ pub struct Plan {
     /// Architecture of a second kernel, for processors that can run it; the root serves both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub second_kernel: Option<Arch>,
+    /// Suite of a second root, of the second kernel's architecture and for that kernel alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_root: Option<String>,
     /// The one timestamp of the build, seconds since 1970-01-01 UTC.
     pub timestamp: i64,
     /// Where packages come from.
@@ -191,8 +194,18 @@ pub struct Packages {
     pub kernel: Vec<Package>,
     /// Boot loader files only (isolinux, syslinux, GRUB EFI images, shim, memtest86+), of any architecture.
     pub loaders: Vec<Package>,
-    /// The target's busybox-static for the initramfs.
+    /// The target's busybox-static for the initramfs; of both architectures where each has a root.
     pub initramfs: Vec<Package>,
+    /// Installed into the second root.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub second_root: Vec<Package>,
+}
+
+impl Packages {
+    /// Every list, in the order of their names in a lock file.
+    pub fn lists(&self) -> [&Vec<Package>; 5] {
+        [&self.root, &self.kernel, &self.loaders, &self.initramfs, &self.second_root]
+    }
 }
 
 /// One package at one version.
@@ -338,6 +351,32 @@ impl Plan {
             Some(_) => self.packages.kernel.iter().filter(of_arch).cloned().collect(),
             None => self.packages.kernel.clone(),
         }
+    }
+
+    /// Architecture of the root that a kernel starts.
+    pub fn root_of(&self, kernel: Arch) -> Arch {
+        if self.second_root.is_some() { kernel } else { self.arch }
+    }
+
+    /// The architecture of every root, the main one first.
+    pub fn roots(&self) -> impl Iterator<Item = Arch> {
+        std::iter::once(self.arch).chain(self.second_kernel.filter(|_| self.second_root.is_some()))
+    }
+
+    /// As if one of two roots, with its kernel, were the only one; the plan itself where there is one.
+    pub fn of_root(&self, arch: Arch) -> Plan {
+        let mut plan = self.clone();
+        let Some(suite) = plan.second_root.take() else { return plan };
+        let second = std::mem::take(&mut plan.packages.second_root);
+        if arch != plan.arch {
+            plan.packages.root = second;
+            plan.debian.suite = suite;
+        }
+        plan.packages.kernel = self.kernel_packages(arch);
+        plan.packages.initramfs.retain(|package| package.arch == arch.debian_name());
+        plan.arch = arch;
+        plan.second_kernel = None;
+        plan
     }
 
     /// File name stem of every artifact: `rescue-1.0-i386`.

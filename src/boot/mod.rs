@@ -22,7 +22,7 @@ pub mod syslinux;
 pub mod template;
 
 pub use identity::Identity;
-pub use secure::signed_packages;
+pub use secure::{Chain, chain, signed_grub_for_networks, signed_packages};
 
 use std::path::Path;
 

@@ -43,22 +43,66 @@ pub fn signed_packages(arch: Arch, secure: &[EfiArch]) -> Vec<&'static str> {
     names
 }
 
+/// Where a medium's loaders lie.
+const DIRECTORY: &str = "EFI/BOOT";
+
+/// The chain of one UEFI architecture on a medium, by paths without leading slash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// What firmware starts.
+    pub shim: String,
+    /// What shim starts.
+    pub grub: String,
+    /// What shim starts to enrol a certificate.
+    pub mok_manager: String,
+}
+
+/// The chain of a UEFI architecture, on media that are made for Secure Boot.
+pub fn chain(efi: EfiArch) -> Chain {
+    let first = match efi {
+        EfiArch::X64 => "BOOTX64.EFI",
+        EfiArch::Ia32 => "BOOTIA32.EFI",
+    };
+    let name = name(efi);
+    Chain {
+        shim: format!("{DIRECTORY}/{first}"),
+        grub: format!("{DIRECTORY}/grub{name}.efi"),
+        mok_manager: format!("{DIRECTORY}/mm{name}.efi"),
+    }
+}
+
+/// As in the file names of loaders.
+fn name(efi: EfiArch) -> &'static str {
+    match efi {
+        EfiArch::X64 => "x64",
+        EfiArch::Ia32 => "ia32",
+    }
+}
+
+/// Debian's build of the signed GRUB that reads a file system of this `kind`: `gcd` of media, `grubnet` of
+/// a TFTP server. The package, and the path without leading slash.
+fn signed_grub(efi: EfiArch, kind: &str) -> (&'static str, String) {
+    let directory = match efi {
+        EfiArch::X64 => "x86_64-efi-signed",
+        EfiArch::Ia32 => "i386-efi-signed",
+    };
+    (packages(efi).1, format!("usr/lib/grub/{directory}/{kind}{}.efi.signed", name(efi)))
+}
+
+/// The signed GRUB for network boots: its package, and its path without leading slash.
+pub fn signed_grub_for_networks(efi: EfiArch) -> (&'static str, String) {
+    signed_grub(efi, "grubnet")
+}
+
 /// The signed loaders of one UEFI architecture.
 pub(super) fn images(efi: EfiArch) -> [Loader; 3] {
-    let (helpers, grub) = packages(efi);
-    let (name, first, directory) = match efi {
-        EfiArch::X64 => ("x64", "BOOTX64.EFI", "x86_64-efi-signed"),
-        EfiArch::Ia32 => ("ia32", "BOOTIA32.EFI", "i386-efi-signed"),
-    };
-    let to = |name: &str| format!("EFI/BOOT/{name}");
+    let (helpers, _) = packages(efi);
+    let (grub, path) = signed_grub(efi, "gcd");
+    let (chain, name) = (chain(efi), name(efi));
     [
-        loader(SHIM, format!("usr/lib/shim/shim{name}.efi.signed"), to(first)),
-        loader(
-            grub,
-            format!("usr/lib/grub/{directory}/gcd{name}.efi.signed"),
-            to(&format!("grub{name}.efi")),
-        ),
-        loader(helpers, format!("usr/lib/shim/mm{name}.efi.signed"), to(&format!("mm{name}.efi"))),
+        loader(SHIM, format!("usr/lib/shim/shim{name}.efi.signed"), chain.shim),
+        loader(grub, path, chain.grub),
+        loader(helpers, format!("usr/lib/shim/mm{name}.efi.signed"), chain.mok_manager),
     ]
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use super::{Kernels, SOURCE_DIGEST, iso, root};
+use super::{Kernels, Roots, SOURCE_DIGEST, iso};
 use crate::boot::{self, syslinux::Syslinux};
 use crate::cache::{Cache, StageOutput};
 use crate::format::{disk, fat};
@@ -25,15 +25,15 @@ pub fn stage(
     cache: &Cache,
     build_id: &str,
     table: DiskImage,
-    (root, kernels, iso): (&StageOutput, &Kernels, &StageOutput),
+    (roots, kernels, iso): (&Roots, &Kernels, &StageOutput),
 ) -> Result<StageOutput> {
     cache.stage("disk", &(SOURCE_DIGEST, build_id), |dir| {
-        let plan = &iso::with_root_hash(plan, root::verity(root)?.as_ref());
+        let plan = &iso::with_root_hash(plan, iso::root_hash(roots)?.as_ref());
         let loaders = source::unpacked_tree(cache, plan.arch, &plan.packages.loaders)?;
         let boot = boot::disk_files(plan, build_id, &loaders, table).context("making the boot menus")?;
         let ids = boot::Identity::new(build_id, plan.timestamp);
         let initrds = |arch| iso.open(&iso::initrd(arch));
-        let tree = iso::medium_tree(plan, boot.files, initrds, root, kernels)?;
+        let tree = iso::medium_tree(plan, boot.files, initrds, roots, kernels)?;
         let options = disk::Options {
             table,
             boot_code: boot.boot_code,

@@ -47,7 +47,7 @@ struct Inputs<'p> {
 }
 
 /// Makes the initramfs of the kernel for `arch` without the build id, and takes
-/// that kernel out of its package. The layout `resident` is made of `root`, which
+/// that kernel out of its package. `plan` is that of the root which the kernel starts. The layout `resident` is made of `root`, which
 /// others do not need.
 ///
 /// # Errors
@@ -91,7 +91,7 @@ pub fn stage(
         let vmlinuz = kernel_image(&kernel)?;
         if secure_boot {
             let package = kernel_packages.first().map_or("", |package| package.name.as_str());
-            let blame = if arch == plan.arch { Blame::Kernel } else { Blame::SecondKernel };
+            let blame = if arch == identity.arch { Blame::Kernel } else { Blame::SecondKernel };
             check_signature(package, blame, &vmlinuz, &mut notes)?;
         }
         let image = match root {

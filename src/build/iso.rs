@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::{Kernels, SOURCE_DIGEST, initramfs as initramfs_stage, root};
+use super::{Kernels, Roots, SOURCE_DIGEST, initramfs as initramfs_stage, root};
 use crate::boot;
 use crate::cache::{Cache, StageOutput};
 use crate::format::{fat, iso9660};
@@ -33,11 +33,11 @@ pub fn stage(
     plan: &Plan,
     cache: &Cache,
     build_id: &str,
-    root: &StageOutput,
+    roots: &Roots,
     kernels: &Kernels,
 ) -> Result<StageOutput> {
     cache.stage("iso", &(SOURCE_DIGEST, build_id), |dir| {
-        let verity = root::verity(root)?;
+        let verity = root_hash(roots)?;
         let plan = &with_root_hash(plan, verity.as_ref());
         let loaders = source::unpacked_tree(cache, plan.arch, &plan.packages.loaders)?;
         let boot = boot::files(plan, build_id, &loaders).context("making the boot menus")?;
@@ -53,16 +53,27 @@ pub fn stage(
         }
         for (arch, initramfs) in kernels {
             let path = dir.join(initrd(*arch));
+            let wanted = plan.root_of(*arch);
+            let root = roots.iter().find(|(arch, _)| *arch == wanted).map(|(_, root)| root);
+            let root = root.context("a kernel has no root")?;
             write_initrd(plan, root, verity.as_ref(), initramfs, build_id, &path)
                 .context("writing initrd.img")?;
         }
         let initrds = |arch| Ok(dir.join(initrd(arch)));
-        let tree = medium_tree(plan, boot.iso, initrds, root, kernels)?;
+        let tree = medium_tree(plan, boot.iso, initrds, roots, kernels)?;
         let efi_image = boot.esp.is_some().then(|| dir.join(ESP));
         let options = iso_options(plan, ids, boot.isohybrid_mbr, efi_image);
         let work = cache.work_dir()?;
         iso9660::write(&tree, &options, &work.path, &dir.join(ISO)).context("writing the ISO")
     })
+}
+
+/// The root hash; of two roots none has one.
+pub(super) fn root_hash(roots: &Roots) -> Result<Option<root::VerityWords>> {
+    match &roots[..] {
+        [(_, root)] => root::verity(root),
+        _ => Ok(None),
+    }
 }
 
 /// The root hash becomes a word of every boot entry, also in menus of the profile's own.
@@ -119,7 +130,7 @@ fn write_initrd(
     fs::write(path, image).with_context(|| format!("writing {}", path.display()))
 }
 
-/// Everything that lies on a medium: the boot files, kernels, their initramfs (`initrds` says where each is), root, digests.
+/// Everything that lies on a medium: the boot files, kernels, their initramfs (`initrds` says where each is), roots, digests.
 ///
 /// # Errors
 /// Damaged cache entries and unreadable files.
@@ -127,7 +138,7 @@ pub(super) fn medium_tree(
     plan: &Plan,
     mut tree: Tree,
     initrds: impl Fn(Arch) -> Result<PathBuf>,
-    root: &StageOutput,
+    roots: &Roots,
     kernels: &Kernels,
 ) -> Result<Tree> {
     let origin = tree.add_origin("liveiso");
@@ -140,8 +151,10 @@ pub(super) fn medium_tree(
     }
     // A resident root is in the initramfs already.
     if plan.initramfs.layout != Layout::Resident {
-        let (arch, image) = (plan.arch.debian_name(), plan.root.image.format.file_name());
-        files.push((format!("{top}/{arch}/{image}"), root.open(image)?));
+        let image = plan.root.image.format.file_name();
+        for (arch, root) in roots {
+            files.push((format!("{top}/{}/{image}", arch.debian_name()), root.open(image)?));
+        }
     }
     for (path, file) in files {
         let size = fs::metadata(&file).with_context(|| format!("reading {}", file.display()))?.len();

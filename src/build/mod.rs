@@ -1,7 +1,8 @@
 //! The build on one page: from a plan to finished artifacts.
 //!
 //! 1. Packages are in the cache; each is compared with its pinned digest when it is unpacked.
-//! 2. [`base`]: packages + kernel modules → tree; [`root`]: that + overlays + rules → squashfs or EROFS.
+//! 2. [`base`]: packages + kernel modules → tree; [`root`]: that + overlays + rules → squashfs or EROFS;
+//!    for each root.
 //! 3. [`initramfs`]: /init + modules + busybox → newc cpio, compressed; for each kernel.
 //! 4. The build id: a digest of all that, and the name of the medium's marker file.
 //! 5. [`iso`]: menus and loaders → ESP (FAT) → hybrid ISO.
@@ -84,20 +85,20 @@ pub fn build(plan: &Plan, cache: &Cache, options: &BuildOptions) -> Result<Built
 fn build_once(plan: &Plan, cache: &Cache, options: &BuildOptions) -> Result<Built> {
     let plan_identity = plan.identity();
     fetch_packages(plan, cache, options)?;
-    let (root, kernels) = images(plan, &plan_identity, cache, options.jobs)?;
+    let (roots, kernels) = images(plan, &plan_identity, cache, options.jobs)?;
     check_budget(plan, &kernels)?;
-    let build_id = build_id(&plan_identity, &root, &kernels)?;
-    let iso = iso::stage(plan, cache, &build_id, &root, &kernels)?;
+    let build_id = build_id(&plan_identity, &roots, &kernels)?;
+    let iso = iso::stage(plan, cache, &build_id, &roots, &kernels)?;
     iso::check_size(iso.digest(iso::ISO).size, &plan.budget)?;
     let disk =
-        plan.disk_image.map(|table| disk::stage(plan, cache, &build_id, table, (&root, &kernels, &iso)));
-    let outputs = Outputs { root, kernels, iso, disk: disk.transpose()? };
+        plan.disk_image.map(|table| disk::stage(plan, cache, &build_id, table, (&roots, &kernels, &iso)));
+    let outputs = Outputs { roots, kernels, iso, disk: disk.transpose()? };
     finish(plan, plan_identity, options, build_id, &outputs)
 }
 
 /// The stages whose files are published.
 struct Outputs {
-    root: StageOutput,
+    roots: Roots,
     kernels: Kernels,
     iso: StageOutput,
     disk: Option<StageOutput>,
@@ -105,6 +106,9 @@ struct Outputs {
 
 /// Every kernel and its initramfs by architecture, the root's own first.
 pub type Kernels = Vec<(Arch, StageOutput)>;
+
+/// Every root by architecture, the main one first.
+pub type Roots = Vec<(Arch, StageOutput)>;
 
 /// Machines that take the second kernel are not the small ones the memory budget is for.
 fn check_budget(plan: &Plan, kernels: &Kernels) -> Result<()> {
@@ -115,29 +119,34 @@ fn check_budget(plan: &Plan, kernels: &Kernels) -> Result<()> {
     Ok(())
 }
 
-/// Root and initramfs side by side, or, where the initramfs is the root, one after the other.
-fn images(plan: &Plan, identity: &Plan, cache: &Cache, jobs: NonZeroUsize) -> Result<(StageOutput, Kernels)> {
+/// Roots and initramfs side by side, or, where the initramfs is the root, one after the other.
+fn images(plan: &Plan, identity: &Plan, cache: &Cache, jobs: NonZeroUsize) -> Result<(Roots, Kernels)> {
     let kernels = |root| -> Result<Kernels> {
-        let stage = |arch| Ok((arch, initramfs::stage(plan, identity, cache, arch, root)?));
+        let stage = |arch| {
+            let plan = plan.of_root(plan.root_of(arch));
+            Ok((arch, initramfs::stage(&plan, identity, cache, arch, root)?))
+        };
         plan.kernels().map(stage).collect()
     };
+    let roots = || -> Result<Roots> {
+        let stage = |arch| Ok((arch, root::stage(&plan.of_root(arch), identity, cache, jobs)?));
+        plan.roots().map(stage).collect()
+    };
     if plan.initramfs.layout == Layout::Resident {
-        let root = root::stage(plan, identity, cache, jobs)?;
-        let kernels = kernels(Some(&root))?;
-        return Ok((root, kernels));
+        let roots = roots()?;
+        let kernels = kernels(roots.first().map(|(_, root)| root))?;
+        return Ok((roots, kernels));
     }
     std::thread::scope(|scope| {
         let kernels = scope.spawn(|| kernels(None));
-        let root = root::stage(plan, identity, cache, jobs);
+        let roots = roots();
         let kernels = kernels.join().unwrap_or_else(|_| Err(anyhow!("the initramfs stage panicked")));
-        Ok((root?, kernels?))
+        Ok((roots?, kernels?))
     })
 }
 
 fn fetch_packages(plan: &Plan, cache: &Cache, options: &BuildOptions) -> Result<()> {
-    let p = &plan.packages;
-    let all: Vec<Package> =
-        [&p.root, &p.kernel, &p.loaders, &p.initramfs].into_iter().flatten().cloned().collect();
+    let all: Vec<Package> = plan.packages.lists().into_iter().flatten().cloned().collect();
     source::fetch(cache, plan.arch, &plan.debian.sources, &all, options.offline)
         .context("fetching packages")?;
     Ok(())
@@ -146,9 +155,10 @@ fn fetch_packages(plan: &Plan, cache: &Cache, options: &BuildOptions) -> Result<
 /// 96 bits from everything that makes this build what it is: two builds share it
 /// only when they are the same build. 24 digits plus suffix stay within what
 /// plain ISO 9660 level 3 names can hold.
-fn build_id(plan: &Plan, root: &StageOutput, kernels: &Kernels) -> Result<String> {
+fn build_id(plan: &Plan, roots: &Roots, kernels: &Kernels) -> Result<String> {
     let initramfs: Vec<_> = kernels.iter().map(|(_, initramfs)| &initramfs.files).collect();
-    let parts = (SOURCE_DIGEST, plan, &root.files, initramfs);
+    let roots: Vec<_> = roots.iter().map(|(_, root)| &root.files).collect();
+    let parts = (SOURCE_DIGEST, plan, roots, initramfs);
     let digest = hex_sha256(&serde_json::to_vec(&parts).context("serialising the plan")?);
     Ok(digest[..24].to_string())
 }
@@ -158,20 +168,29 @@ fn finish(
     plan_identity: Plan,
     options: &BuildOptions,
     build_id: String,
-    Outputs { root, kernels, iso, disk }: &Outputs,
+    Outputs { roots, kernels, iso, disk }: &Outputs,
 ) -> Result<Built> {
     let stem = plan.artifact_stem();
     let iso_name = format!("{stem}.iso");
     let iso_digest = iso.digest(iso::ISO).clone();
     let mut notes = plan.debian.left_out.clone();
-    notes.extend(root::notes(root)?);
+    // The only one needs no name, and neither does the first of two.
+    let prefix =
+        |arch: Arch| if arch == plan.arch { String::new() } else { format!("{}/", arch.debian_name()) };
     let mut images: BTreeMap<String, FileDigest> = BTreeMap::new();
+    for (arch, root) in roots {
+        notes.extend(root::notes(root)?);
+        // A resident root is in the initramfs.
+        if plan.initramfs.layout != Layout::Resident {
+            let name = plan.root.image.format.file_name();
+            images.insert(format!("{}{name}", prefix(*arch)), root.digest(name).clone());
+        }
+    }
     let mut reports = Vec::new();
     for (arch, initramfs) in kernels {
         notes.extend(initramfs::notes(initramfs)?);
         let initrd = iso::initrd(*arch);
-        // The only kernel needs no name, and neither does the first of two.
-        let prefix = if *arch == plan.arch { String::new() } else { format!("{}/", arch.debian_name()) };
+        let prefix = prefix(*arch);
         images.insert(format!("{prefix}initrd.img"), iso.digest(&initrd).clone());
         images.insert(format!("{prefix}vmlinuz"), initramfs.digest(initramfs::KERNEL).clone());
         reports.push(InitramfsReport::new(initramfs::sizes(initramfs)?, *arch));
@@ -179,10 +198,6 @@ fn finish(
     let mut reports = reports.into_iter();
     let initramfs = reports.next().context("a plan has a kernel")?;
     let second_initramfs = reports.next();
-    if plan.initramfs.layout != Layout::Resident {
-        let name = plan.root.image.format.file_name();
-        images.insert(name.to_string(), root.digest(name).clone());
-    }
     if let Some(esp) = iso.files.get(iso::ESP) {
         images.insert("efiboot.img".to_string(), esp.clone());
     }
@@ -191,7 +206,7 @@ fn finish(
     finished.extend(disk.map(|disk| (disk_name.clone(), disk.digest(disk::IMAGE).clone())));
     let firmware_reads =
         FirmwareReads { kernel: images["vmlinuz"].size, initramfs: images["initrd.img"].size };
-    notes.extend(firmware_reads.note(plan));
+    notes.extend(firmware_reads.note(plan.arch, &plan.boot.bootmodes));
     let manifest_name = format!("{stem}.manifest.json");
     let earlier = Measured::of(&options.out.join(&manifest_name), &iso_name, &iso_digest);
     let (measured, lost) = earlier.kept();
@@ -201,7 +216,7 @@ fn finish(
         build_id: &build_id,
         artifacts: finished.clone(),
         images: images.clone(),
-        root_hash: root::verity(root)?.map(|verity| verity.root_hash),
+        root_hash: iso::root_hash(roots)?.map(|verity| verity.root_hash),
         initramfs: initramfs.clone(),
         second_initramfs: second_initramfs.clone(),
         firmware_reads,
@@ -222,8 +237,11 @@ fn finish(
     artifacts.extend([
         Artifact::bytes(manifest_name, manifest),
         Artifact::bytes(format!("{stem}.packages.txt"), package_list(plan).into_bytes()),
-        Artifact::file(format!("{stem}.files.txt"), root, root::FILES),
     ]);
+    artifacts.extend(roots.iter().map(|(arch, root)| {
+        let of = prefix(*arch).replace('/', ".");
+        Artifact::file(format!("{stem}.{of}files.txt"), root, root::FILES)
+    }));
     let paths = publish(&options.out, &artifacts)?;
     let sizes = images.into_iter().map(|(name, digest)| (name, digest.size));
     let sizes = sizes

@@ -5,6 +5,7 @@
 //! boot.ipxe                          for iPXE, by HTTP or TFTP
 //! pxelinux.cfg/default, *.c32        for PXELINUX, whose pxelinux.0 belongs beside them
 //! grubnet*.efi, grub.cfg, grub/      for UEFI, GRUB if the loaders' packages are at hand
+//! shim*.efi, grubx64.efi, mm*.efi    for UEFI with Secure Boot, of images made for that
 //! liveiso/boot/ARCH/{vmlinuz,initrd.img}, liveiso/ARCH/airootfs.sfs
 //! liveiso/ID.id                      the marker file, where the directory is to be mounted
 //! sha256sums                         of all that
@@ -17,6 +18,7 @@
 mod initramfs;
 mod menus;
 mod root;
+mod signed;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -31,6 +33,8 @@ use crate::tree::{Content, Kind, Tree};
 use menus::{Menus, Start};
 
 pub use root::Root;
+pub(crate) use signed::file_name;
+pub use signed::shim;
 
 /// A file of a Debian package.
 #[derive(Debug)]
@@ -44,7 +48,7 @@ pub struct Loader {
 impl Loader {
     /// Its name beside the menus.
     pub fn name(&self) -> &'static str {
-        self.path.rsplit('/').next().unwrap_or(self.path)
+        file_name(self.path)
     }
 }
 
@@ -168,6 +172,7 @@ fn contents(
         files.insert(marker.clone(), named(subject, &marker)?.clone());
     }
     add_loaders(subject, options.loaders, &mut files);
+    notes.extend(signed::add(subject, options.loaders, &mut files));
     let about = about(subject)?;
     let menus = Menus { about: &about, starts: &starts, url, roots: ways };
     let mut text = |path: &str, text: String| files.insert(path.to_string(), Content::bytes(text));

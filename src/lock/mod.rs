@@ -31,7 +31,7 @@ pub const FILE_NAME: &str = "liveiso.lock";
 const LOCK_VERSION: i64 = 1;
 
 /// The names of the lists of [`Packages`], in their order.
-const ROLES: [&str; 4] = ["root", "kernel", "loaders", "initramfs"];
+const ROLES: [&str; 5] = ["root", "kernel", "loaders", "initramfs", "second-root"];
 
 /// The content of a lock file.
 #[derive(Clone, Debug, PartialEq)]
@@ -149,9 +149,8 @@ impl Lock {
 
     /// Every package with its roles.
     fn with_roles(&self) -> BTreeMap<&Package, Vec<&'static str>> {
-        let p = &self.packages;
         let mut all: BTreeMap<&Package, Vec<&'static str>> = BTreeMap::new();
-        for (list, role) in [&p.root, &p.kernel, &p.loaders, &p.initramfs].into_iter().zip(ROLES) {
+        for (list, role) in self.packages.lists().into_iter().zip(ROLES) {
             for package in list {
                 all.entry(package).or_default().push(role);
             }
@@ -191,6 +190,7 @@ fn change(name: &str, old: Option<&Vec<&Package>>, new: Option<&Vec<&Package>>) 
 #[derive(Clone, Copy, Debug)]
 pub struct Damaged;
 
-fn lists_mut(packages: &mut Packages) -> [&mut Vec<Package>; 4] {
-    [&mut packages.root, &mut packages.kernel, &mut packages.loaders, &mut packages.initramfs]
+fn lists_mut(packages: &mut Packages) -> [&mut Vec<Package>; 5] {
+    let Packages { root, kernel, loaders, initramfs, second_root } = packages;
+    [root, kernel, loaders, initramfs, second_root]
 }

@@ -40,6 +40,10 @@ pub struct Profile {
     pub bootmodes: Option<Spanned<Vec<Text>>>,
     /// The `packages` key, then the files `packages` and `packages.<arch>`.
     pub packages: Vec<Text>,
+    /// How many of these, from the first on, are for a second root too: those of no architecture.
+    pub shared_packages: usize,
+    /// What the second root has besides: its own key, then the file `packages.amd64`.
+    pub second_packages: Vec<Text>,
     pub debian: DebianTable,
     pub root: RootTable,
     pub file_permissions: Vec<(Text, Text)>,
@@ -73,6 +77,8 @@ pub struct RootTable {
     pub level: Option<Spanned<i64>>,
     pub block_size: Option<Text>,
     pub verity: Option<Spanned<bool>>,
+    /// The second root's table, by its name in the header.
+    pub amd64: Option<Place>,
 }
 
 /// `[kernel]`
@@ -159,7 +165,13 @@ pub fn load(dir: &Path, diagnostics: &mut Diagnostics) -> Option<Profile> {
     let file = diagnostics.add_file(&path, text.clone());
     let mut profile = parse(&text, file, diagnostics)?;
     profile.dir = dir.to_path_buf();
-    profile.packages.extend(package_files(dir, profile.arch.as_ref(), diagnostics));
+    let arch = profile.arch.as_ref().map_or("i386".to_string(), |a| a.value.clone());
+    profile.packages.extend(package_file(dir, "packages", diagnostics));
+    profile.shared_packages = profile.packages.len();
+    profile.packages.extend(package_file(dir, &format!("packages.{arch}"), diagnostics));
+    if profile.root.amd64.is_some() && arch != "amd64" {
+        profile.second_packages.extend(package_file(dir, "packages.amd64", diagnostics));
+    }
     Some(profile)
 }
 
@@ -210,7 +222,7 @@ pub fn parse(text: &str, file: usize, diagnostics: &mut Diagnostics) -> Option<P
         return None;
     }
     let mut top = Table::new("", document.into_inner(), file, diagnostics);
-    let profile = Profile {
+    let mut profile = Profile {
         dir: PathBuf::new(),
         start: Some(Place::new(file, first_line(text))),
         has_iso_name: top.resembles("iso-name"),
@@ -225,14 +237,20 @@ pub fn parse(text: &str, file: usize, diagnostics: &mut Diagnostics) -> Option<P
         arch: top.string("arch"),
         bootmodes: top.strings("bootmodes"),
         packages: top.strings("packages").map(|list| list.value).unwrap_or_default(),
+        shared_packages: 0,
+        second_packages: Vec::new(),
         debian: top.table("debian", debian_table).unwrap_or_default(),
-        root: top.table("root", root_table).unwrap_or_default(),
+        root: RootTable::default(),
         file_permissions: top.table("file-permissions", |t| t.string_pairs()).unwrap_or_default(),
         kernel: top.table("kernel", kernel_table).unwrap_or_default(),
         initramfs: top.table("initramfs", initramfs_table).unwrap_or_default(),
         boot: top.table("boot", boot_table).unwrap_or_default(),
         budget: top.table("budget", budget_table).unwrap_or_default(),
     };
+    if let Some((root, packages)) = top.table("root", root_table) {
+        profile.root = root;
+        profile.second_packages = packages;
+    }
     top.finish();
     Some(profile)
 }
@@ -248,8 +266,12 @@ fn debian_table(table: &mut Table) -> DebianTable {
     }
 }
 
-fn root_table(table: &mut Table) -> RootTable {
-    RootTable {
+/// The table, and the packages of its second root.
+fn root_table(table: &mut Table) -> (RootTable, Vec<Text>) {
+    let place = table.place_of("amd64");
+    let second = table.table("root.amd64", |t| t.strings("packages"));
+    let amd64 = place.filter(|_| second.is_some());
+    let root = RootTable {
         mode: table.string("mode"),
         exclude: table.strings("exclude"),
         description: table.string("description"),
@@ -258,7 +280,9 @@ fn root_table(table: &mut Table) -> RootTable {
         level: table.integer("level"),
         block_size: table.string("block-size"),
         verity: table.boolean("verity"),
-    }
+        amd64,
+    };
+    (root, second.flatten().map(|list| list.value).unwrap_or_default())
 }
 
 fn initramfs_table(table: &mut Table) -> InitramfsTable {
@@ -332,21 +356,15 @@ fn first_line(text: &str) -> Range<usize> {
 
 /// archiso's habit: names one a line, `#` starts a comment, in a file for every
 /// architecture and one for this.
-fn package_files(dir: &Path, arch: Option<&Text>, diagnostics: &mut Diagnostics) -> Vec<Text> {
-    let arch = arch.map_or("i386", |a| a.value.as_str());
-    let mut names = Vec::new();
-    for file_name in ["packages".to_string(), format!("packages.{arch}")] {
-        let path = dir.join(&file_name);
-        // The arch is still as written: it must not lead to another directory.
-        if file_name.contains('/') || path.symlink_metadata().is_err() {
-            continue;
-        }
-        if let Some(text) = read_text(&path, diagnostics) {
-            let file = diagnostics.add_file(&path, text.clone());
-            names.extend(package_lines(&text, file));
-        }
+fn package_file(dir: &Path, file_name: &str, diagnostics: &mut Diagnostics) -> Vec<Text> {
+    let path = dir.join(file_name);
+    // The arch is still as written: it must not lead to another directory.
+    if file_name.contains('/') || path.symlink_metadata().is_err() {
+        return Vec::new();
     }
-    names
+    let Some(text) = read_text(&path, diagnostics) else { return Vec::new() };
+    let file = diagnostics.add_file(&path, text.clone());
+    package_lines(&text, file)
 }
 
 fn package_lines(text: &str, file: usize) -> Vec<Text> {

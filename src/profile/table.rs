@@ -38,7 +38,21 @@ const KEYS: &[(&str, &[&str])] = &[
         ],
     ),
     ("debian", &["suite", "mirror", "security-mirror", "components", "security", "updates"]),
-    ("root", &["mode", "exclude", "description", "format", "compression", "level", "block-size", "verity"]),
+    (
+        "root",
+        &[
+            "mode",
+            "exclude",
+            "description",
+            "format",
+            "compression",
+            "level",
+            "block-size",
+            "verity",
+            "amd64",
+        ],
+    ),
+    ("root.amd64", &["packages"]),
     ("kernel", &["package", "amd64"]),
     ("kernel.amd64", &["package", "suite"]),
     (

@@ -384,7 +384,7 @@ fn converse(
                 Ok(report) => boot.report.insert(report),
                 Err(e) => return Ok(Some(failure(guest, FailureKind::NoReport, format!("{e:#}")))),
             };
-            let faults = report.faults(expected_id, machine.firmware.efi_bits());
+            let faults = report.faults(expected_id, machine.firmware);
             shell.type_line("poweroff -f")?;
             if !faults.is_empty() {
                 return Ok(Some(failure(guest, FailureKind::WrongSystem, faults.join("; "))));

@@ -13,6 +13,8 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::accelerator::Accelerator;
+use crate::export;
+use crate::plan::EfiArch;
 
 /// The firmware a machine starts with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ValueEnum)]
@@ -226,6 +228,14 @@ impl Machine {
         }
     }
 
+    /// The same machine with a processor for 64-bit kernels, if its firmware runs on one.
+    pub fn with_long_mode(mut self) -> Machine {
+        if self.firmware == Firmware::Bios {
+            self.cpu = LONG_MODE.to_string();
+        }
+        self
+    }
+
     /// Firmware and medium in one word, `uefi-x64-usb`.
     pub fn name(&self) -> String {
         format!("{}-{}", self.firmware.name(), self.medium.name())
@@ -297,11 +307,12 @@ impl Machine {
     /// QEMU's own DHCP and TFTP servers, which reach nothing but `dir`.
     ///
     /// The card's boot ROM in a BIOS machine is iPXE, which takes a script for a boot
-    /// file; OVMF has a driver for the virtio card and starts GRUB, made for networks.
+    /// file; OVMF has a driver for the virtio card and starts GRUB, made for networks, or shim.
     fn network_arguments(&self, args: &mut Arguments, dir: &Path) {
         let (card, program) = match self.firmware {
             Firmware::Bios => ("e1000", "boot.ipxe"),
-            Firmware::UefiX64 | Firmware::SecureBoot => ("virtio-net-pci,romfile=", "grubnetx64.efi"),
+            Firmware::UefiX64 => ("virtio-net-pci,romfile=", "grubnetx64.efi"),
+            Firmware::SecureBoot => ("virtio-net-pci,romfile=", export::shim(EfiArch::X64)),
             Firmware::UefiIa32 => ("virtio-net-pci,romfile=", "grubnetia32.efi"),
         };
         let mut network = OsString::from(format!("user,id=net,restrict=on,bootfile={program},tftp="));

@@ -11,8 +11,6 @@
 //! cells of `liveiso test` on a [`subject`] and the [`media`] made of it, [`record`]
 //! finds which files a boot reads. Nothing here sleeps: every wait ends at the
 //! guest's next output, at its exit or at the deadline.
-//!
-//! Left out: Secure Boot.
 
 pub mod accelerator;
 pub mod failure;

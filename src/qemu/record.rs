@@ -125,15 +125,18 @@ struct Parts {
     initrd: PathBuf,
     root: PathBuf,
     command_line: String,
+    is_64_bit: bool,
 }
 
 impl Parts {
     fn extract(image: &Path, install_dir: &str, dir: &Path) -> Result<Parts> {
         let subject = Subject::open(image, install_dir)?;
         let take = |ending: &str| -> Result<PathBuf> {
+            // Of two kernels or roots the machine, a 32-bit one, gets this.
             let (_, content) = subject
                 .files()
-                .find(|(path, _)| path.ends_with(ending))
+                .filter(|(path, _)| path.ends_with(ending))
+                .max_by_key(|(path, _)| path.contains("/i386/"))
                 .with_context(|| format!("{} has no {}", image.display(), &ending[1..]))?;
             let to = dir.join(&ending[1..]);
             let copied = File::create_new(&to).and_then(|mut file| {
@@ -148,6 +151,7 @@ impl Parts {
             kernel: take("/vmlinuz")?,
             initrd: take("/initrd.img")?,
             root: take("/airootfs.sfs")?,
+            is_64_bit: subject.is_64_bit(),
             command_line: command_line(&String::from_utf8_lossy(&menu))
                 .context("the boot menu starts no kernel")?,
         })
@@ -163,7 +167,8 @@ impl Parts {
         args.0.extend([OsString::from("-kernel"), self.kernel.clone().into()]);
         args.0.extend([OsString::from("-initrd"), self.initrd.clone().into()]);
         args.words(&["-append", &format!("{} {TRACE}", self.command_line)]);
-        Machine { extra: args.0, ..Machine::new(Firmware::Bios, Medium::Cd) }
+        let machine = Machine { extra: args.0, ..Machine::new(Firmware::Bios, Medium::Cd) };
+        if self.is_64_bit { machine.with_long_mode() } else { machine }
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
+use super::machine::Firmware;
 use super::serial::{Serial, Stopped};
 
 /// The state of a booted system, from inside its root.
@@ -38,6 +39,8 @@ pub struct Report {
     pub kernel: String,
     /// Word size of the UEFI firmware in bits; `None` when started by a BIOS.
     pub efi_bits: Option<u32>,
+    /// Whether the firmware says that it enforces Secure Boot; `None` for a BIOS, and when that cannot be read.
+    pub secure_boot: Option<bool>,
 }
 
 /// The questions of [`Report`], one line each to stay below the shells' line length.
@@ -53,11 +56,18 @@ const QUESTIONS: &[&str] = &[
     "i=-; [ -r /run/initramfs/live/id ] && read -r i </run/initramfs/live/id; \
      e=none; [ -d /sys/firmware/efi ] && e=unknown && read -r e </sys/firmware/efi/fw_platform_size; \
      read -r c </proc/1/comm; read -r r </proc/sys/kernel/osrelease",
+    // The last byte of the UEFI variable SecureBoot (UEFI 2.10, 3.3); mounting it may load a module, so modules are counted.
+    "s=none; v=/sys/firmware/efi/efivars; b=$v/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c; \
+     if [ -d $v ]; then [ -e $b ] || mount -t efivarfs efivarfs $v; \
+     case $(tr '\\000\\001' ny <$b) in *y) s=on;; *n) s=off;; esac; fi 2>/dev/null",
+    // Else what the kernel said when it started.
+    "if [ $e != none ] && [ $s = none ]; then case $(dmesg) in *'Secure boot enabled'*) s=on;; \
+     *'Secure boot disabled'*) s=off;; *) s=unknown;; esac; fi",
 ];
 
 /// Prints the answers, all on one line.
 const ANSWER: &str =
-    "echo \"id:$i root:$f init:$c program:$(readlink /proc/1/exe)$m modules:$n kernel:$r efi:$e\"";
+    "echo \"id:$i root:$f init:$c program:$(readlink /proc/1/exe)$m modules:$n kernel:$r efi:$e secure:$s\"";
 
 impl Report {
     /// Reads the answer line. Every key must be there once, in order, and nothing else.
@@ -88,6 +98,12 @@ impl Report {
                 "none" => None,
                 bits => Some(number(bits)?),
             },
+            secure_boot: match value("secure")?.as_str() {
+                "on" => Some(true),
+                "off" => Some(false),
+                "none" | "unknown" => None,
+                other => bail!("the report has {other:?} where the state of Secure Boot belongs: {line:?}"),
+            },
         };
         match words.next() {
             None => Ok(report),
@@ -96,8 +112,8 @@ impl Report {
     }
 
     /// What is wrong with this system, in words, if it should be the live system `expected_id`
-    /// (any build when `None`) on a machine with UEFI of `efi_bits` (a BIOS when `None`).
-    pub fn faults(&self, expected_id: Option<&str>, efi_bits: Option<u32>) -> Vec<String> {
+    /// (any build when `None`) on a machine with this firmware.
+    pub fn faults(&self, expected_id: Option<&str>, firmware: Firmware) -> Vec<String> {
         let mut faults = Vec::new();
         if expected_id.is_some_and(|id| id != self.build_id) {
             faults.push(format!("build id is {}, not {}", self.build_id, expected_id.unwrap_or_default()));
@@ -106,12 +122,28 @@ impl Report {
         if !["overlay", "rootfs"].contains(&self.root_filesystem.as_str()) {
             faults.push(format!("root is {}, neither overlay nor rootfs", self.root_filesystem));
         }
-        if self.efi_bits != efi_bits {
-            let shown = |bits: Option<u32>| bits.map_or("BIOS".to_string(), |b| format!("{b}-bit UEFI"));
-            faults.push(format!("started by {}, not {}", shown(self.efi_bits), shown(efi_bits)));
+        let secure = firmware == Firmware::SecureBoot;
+        if self.efi_bits != firmware.efi_bits() || (self.secure_boot == Some(true)) != secure {
+            let expected = started_by(firmware.efi_bits(), Some(secure));
+            faults.push(format!("started by {}, not {expected}", self.started_by()));
         }
         faults
     }
+
+    /// The firmware as the system itself sees it, in words.
+    pub fn started_by(&self) -> String {
+        started_by(self.efi_bits, self.secure_boot)
+    }
+}
+
+fn started_by(efi_bits: Option<u32>, secure_boot: Option<bool>) -> String {
+    let Some(bits) = efi_bits else { return "BIOS".to_string() };
+    let state = match secure_boot {
+        Some(true) => " with Secure Boot",
+        Some(false) => "",
+        None => ", Secure Boot unknown",
+    };
+    format!("{bits}-bit UEFI{state}")
 }
 
 fn number<T: std::str::FromStr>(text: &str) -> Result<T> {
@@ -266,7 +298,7 @@ mod tests {
     use std::time::Duration;
 
     const LINE: &str = "id:0123456789abcdef01234567 root:overlay init:init program:/bin/busybox MemTotal:113996 \
-                        MemFree:94228 MemAvailable:98328 Shmem:12 modules:51 kernel:6.1.0-50-686 efi:none";
+                        MemFree:94228 MemAvailable:98328 Shmem:12 modules:51 kernel:6.1.0-50-686 efi:none secure:none";
 
     fn sample() -> Report {
         Report {
@@ -281,6 +313,7 @@ mod tests {
             modules: 51,
             kernel: "6.1.0-50-686".to_string(),
             efi_bits: None,
+            secure_boot: None,
         }
     }
 
@@ -289,10 +322,15 @@ mod tests {
         assert_eq!(Report::parse(LINE).unwrap(), sample());
         let efi = LINE.replace("efi:none", "efi:32");
         assert_eq!(Report::parse(&efi).unwrap(), Report { efi_bits: Some(32), ..sample() });
+        for (word, secure_boot) in [("on", Some(true)), ("off", Some(false)), ("unknown", None)] {
+            let line = LINE.replace("secure:none", &format!("secure:{word}"));
+            assert_eq!(Report::parse(&line).unwrap(), Report { secure_boot, ..sample() });
+        }
         let bad = [
-            ("efi:none", "", "the report ends before `efi`"),
+            ("secure:none", "", "the report ends before `secure`"),
+            ("secure:none", "secure:1", "\"1\" where the state of Secure Boot belongs"),
             ("efi:none", "efi:unknown", "\"unknown\" where a number belongs"),
-            ("efi:none", "efi:none more", "the report goes on with \"more\""),
+            ("secure:none", "secure:none more", "the report goes on with \"more\""),
             ("init:init", "init:", "has \"init:\" where `init:` belongs"),
             ("MemFree:94228", "MemFree:-1", "\"-1\" where a number belongs"),
             ("MemFree:94228 ", "", "has \"MemAvailable:98328\" where `MemFree:` belongs"),
@@ -306,17 +344,41 @@ mod tests {
 
     #[test]
     fn faults_of_a_system() {
-        assert_eq!(sample().faults(Some("0123456789abcdef01234567"), None), Vec::<String>::new());
-        assert_eq!(sample().faults(None, None), Vec::<String>::new());
+        assert_eq!(sample().faults(Some("0123456789abcdef01234567"), Firmware::Bios), Vec::<String>::new());
+        assert_eq!(sample().faults(None, Firmware::Bios), Vec::<String>::new());
         let wrong = Report { root_filesystem: "ext4".to_string(), efi_bits: Some(64), ..sample() };
         assert_eq!(
-            wrong.faults(Some("ff"), Some(32)),
+            wrong.faults(Some("ff"), Firmware::UefiIa32),
             [
                 "build id is 0123456789abcdef01234567, not ff",
                 "root is ext4, neither overlay nor rootfs",
-                "started by 64-bit UEFI, not 32-bit UEFI",
+                "started by 64-bit UEFI, Secure Boot unknown, not 32-bit UEFI",
             ]
         );
+    }
+
+    #[test]
+    fn a_machine_with_secure_boot_must_have_it_on_and_no_other() {
+        let [off, on, unknown] = [Some(false), Some(true), None].map(|secure_boot| Report {
+            efi_bits: Some(64),
+            secure_boot,
+            ..sample()
+        });
+        for (report, firmware, fault) in [
+            (&on, Firmware::SecureBoot, None),
+            (&off, Firmware::UefiX64, None),
+            (&unknown, Firmware::UefiX64, None),
+            (&off, Firmware::SecureBoot, Some("started by 64-bit UEFI, not 64-bit UEFI with Secure Boot")),
+            (
+                &unknown,
+                Firmware::SecureBoot,
+                Some("started by 64-bit UEFI, Secure Boot unknown, not 64-bit UEFI with Secure Boot"),
+            ),
+            (&on, Firmware::UefiX64, Some("started by 64-bit UEFI with Secure Boot, not 64-bit UEFI")),
+        ] {
+            let faults: Vec<String> = fault.into_iter().map(str::to_string).collect();
+            assert_eq!(report.faults(None, firmware), faults);
+        }
     }
 
     #[test]

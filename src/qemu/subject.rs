@@ -8,12 +8,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::machine::{Firmware, Medium};
+use crate::boot;
 use crate::format::disk;
 use crate::format::iso9660::{self, BootMedium};
+use crate::plan::{Arch, EfiArch};
 use crate::tree::{Content, Kind, Tree};
-
-/// What shim starts.
-const SIGNED_GRUB: &str = "EFI/BOOT/grubx64.efi";
 
 /// El Torito platforms.
 const PC_BIOS: u8 = 0x00;
@@ -75,7 +74,12 @@ impl Subject {
 
     /// The files below the install directory, by path without leading slash.
     pub fn files(&self) -> impl Iterator<Item = (String, &Content)> {
-        let inside = format!("{}/", self.install_dir);
+        self.files_in(&self.install_dir)
+    }
+
+    /// The files below a directory, by path without leading slash.
+    pub fn files_in(&self, directory: &str) -> impl Iterator<Item = (String, &Content)> {
+        let inside = format!("{directory}/");
         self.tree.walk().filter_map(move |entry| match &entry.inode.kind {
             Kind::File(content) => {
                 let path = String::from_utf8(entry.path).ok()?;
@@ -97,20 +101,33 @@ impl Subject {
 
     /// Why the image cannot be started this way, whatever its quality; `None` if it should start.
     pub fn obstacle(&self, firmware: Firmware, medium: Medium) -> Option<String> {
-        let secure = (firmware == Firmware::SecureBoot).then(|| self.secure_boot_obstacle(medium)).flatten();
+        let unsigned = firmware == Firmware::SecureBoot && !self.is_signed(EfiArch::X64);
+        let secure =
+            unsigned.then(|| "the image is not made for Secure Boot: `secure-boot` under [boot]".to_string());
         self.firmware_obstacle(firmware).or(secure).or_else(|| self.medium_obstacle(medium))
+    }
+
+    /// Whether its only kernel is for 64-bit processors.
+    pub fn is_64_bit(&self) -> bool {
+        let has = |arch: Arch| {
+            self.file(&format!("{}/boot/{}/vmlinuz", self.install_dir, arch.debian_name())).is_some()
+        };
+        has(Arch::Amd64) && !has(Arch::I386)
     }
 
     /// An image for nothing at all is not excused, but tried.
     fn firmware_obstacle(&self, firmware: Firmware) -> Option<String> {
         let bios = match &self.boot {
             Some(boot) => boot.catalog.iter().any(|entry| entry.bootable && entry.platform == PC_BIOS),
-            None => self.file(crate::boot::LDLINUX_SYS).is_some(),
+            None => self.file(boot::LDLINUX_SYS).is_some(),
         };
         let loaders = [Firmware::UefiX64, Firmware::UefiIa32].map(|uefi| self.file(uefi_loader(uefi)?));
         let uefi = loaders.iter().any(Option::is_some);
         match firmware {
             Firmware::Bios => (uefi && !bios).then(|| "the image is made for UEFI alone".to_string()),
+            Firmware::UefiIa32 if self.is_64_bit() => {
+                Some("the image has no kernel for the 32-bit processor of this machine".to_string())
+            }
             _ => {
                 let loader = uefi_loader(firmware)?;
                 let missing = (uefi || bios) && self.file(loader).is_none();
@@ -119,18 +136,9 @@ impl Subject {
         }
     }
 
-    /// The loaders that other media bring are not signed.
-    fn secure_boot_obstacle(&self, medium: Medium) -> Option<String> {
-        let reason = match medium {
-            Medium::Loopback | Medium::Netboot | Medium::NetbootNbd => {
-                "the loader on this medium is not the image's, and not signed"
-            }
-            _ if self.file(SIGNED_GRUB).is_none() => {
-                "the image is not made for Secure Boot: `secure-boot` under [boot]"
-            }
-            _ => return None,
-        };
-        Some(reason.to_string())
+    /// Whether it starts through shim, which starts this GRUB.
+    pub fn is_signed(&self, efi: EfiArch) -> bool {
+        self.file(&boot::chain(efi).grub).is_some()
     }
 
     fn medium_obstacle(&self, medium: Medium) -> Option<String> {

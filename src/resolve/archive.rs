@@ -72,6 +72,9 @@ fn joined(mut own: FoundPackages, other: FoundPackages, other_arch: &str) -> Fou
     own.packages.kernel.sort();
     own.packages.loaders.extend(other.packages.loaders);
     own.packages.loaders.sort();
+    own.packages.initramfs.extend(other.packages.initramfs);
+    own.packages.initramfs.sort();
+    own.packages.second_root = other.packages.root;
     own.released = own.released.max(other.released);
     own
 }

@@ -25,19 +25,35 @@ pub struct ForeignRequest {
     pub kernel: Vec<String>,
     /// Packages of which only boot loader files are used.
     pub loaders: Vec<String>,
+    /// The second root's, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub root: Option<ForeignRoot>,
+}
+
+/// What a second root takes: names only, each list sorted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ForeignRoot {
+    /// As of the first root.
+    pub mode: RootMode,
+    /// The profile's packages for it.
+    pub packages: Vec<String>,
+    /// Its initramfs' own.
+    pub initramfs: Vec<String>,
 }
 
 impl ForeignRequest {
     /// The same as a request of its own.
     pub fn alone(&self) -> PackageRequest {
+        let none = ForeignRoot { mode: RootMode::Unpacked, packages: Vec::new(), initramfs: Vec::new() };
+        let root = self.root.clone().unwrap_or(none);
         PackageRequest {
             arch: self.arch,
             archive: self.archive.clone(),
-            mode: RootMode::Unpacked,
-            root: Vec::new(),
+            mode: root.mode,
+            root: root.packages,
             kernel: self.kernel.clone(),
             loaders: self.loaders.clone(),
-            initramfs: Vec::new(),
+            initramfs: root.initramfs,
             foreign: None,
         }
     }
@@ -124,6 +140,29 @@ pub(super) fn second_kernel(
     Some(Arch::Amd64)
 }
 
+/// Whether the second kernel has a root of its own; reports why it cannot.
+pub(super) fn has_second_root(
+    profile: &Profile,
+    second_kernel: Option<Arch>,
+    diagnostics: &mut Diagnostics,
+) -> bool {
+    let Some(place) = &profile.root.amd64 else { return false };
+    if profile.kernel.amd64.is_none() {
+        diagnostics
+            .error(
+                place,
+                "[root.amd64] is a second root for the second kernel, but there is no [kernel.amd64]",
+            )
+            .help("add the table [kernel.amd64], an empty one will do; its `suite` is the root's too");
+    }
+    if profile.root.verity.as_ref().is_some_and(|wanted| wanted.value) {
+        diagnostics
+            .error(place, "with `verity` the boot entries carry the root hash of one root, not of two")
+            .help("remove `verity`, or [root.amd64]");
+    }
+    second_kernel.is_some()
+}
+
 /// What is wanted of the other architecture; the second value is whether asking makes sense.
 pub(super) fn request(
     profile: &Profile,
@@ -151,5 +190,5 @@ pub(super) fn request(
     let loaders = signed_packages(other, secure_boot);
     let loaders: Vec<String> = loaders.into_iter().map(String::from).collect();
     let is_wanted = !kernel.is_empty() || !loaders.is_empty();
-    (is_wanted.then_some(ForeignRequest { arch: other, archive, kernel, loaders }), is_valid)
+    (is_wanted.then_some(ForeignRequest { arch: other, archive, kernel, loaders, root: None }), is_valid)
 }

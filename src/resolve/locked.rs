@@ -77,7 +77,9 @@ fn report_stale(
     diagnostics: &mut Diagnostics,
 ) {
     // A kernel is asked for by its metapackage, which no lock has.
-    let foreign = request.foreign.iter().flat_map(|foreign| &foreign.loaders);
+    let second_root = request.foreign.iter().filter_map(|foreign| foreign.root.as_ref());
+    let second_root = second_root.flat_map(|root| root.packages.iter().chain(&root.initramfs));
+    let foreign = request.foreign.iter().flat_map(|foreign| &foreign.loaders).chain(second_root);
     let wanted = [&request.root, &request.loaders, &request.initramfs].into_iter().flatten().chain(foreign);
     let missing: Vec<&String> = wanted.filter(|name| !lock.contains(name)).collect();
     let place = missing.first().and_then(|name| packages::place_of(profile, name)).or(profile.start.as_ref());

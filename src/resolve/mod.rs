@@ -37,7 +37,7 @@ pub use archive::find_packages;
 pub use boot_order::{BOOT_ORDER, boot_order_text};
 pub use debian::ArchiveRequest;
 pub use embedded::{Embedded, EmbeddedKind, airootfs};
-pub use foreign::ForeignRequest;
+pub use foreign::{ForeignRequest, ForeignRoot};
 pub use mistake::{Blame, BudgetKey, Mistake, Mistakes, report};
 pub use overlay::{BUILT_IN, input_content};
 pub use packages::PackageRequest;
@@ -220,6 +220,7 @@ struct Draft {
     names: iso::Names,
     media: iso::Media,
     second_kernel: Option<crate::plan::Arch>,
+    second_root: Option<String>,
     request: PackageRequest,
     request_is_valid: bool,
     root: crate::plan::Root,
@@ -246,6 +247,7 @@ fn draft(dir: &Path, options: &Options, diagnostics: &mut Diagnostics) -> Option
     let media = iso::media(&profile, &boot.bootmodes, diagnostics);
     let second_kernel = foreign::second_kernel(&profile, arch, initramfs.layout, diagnostics);
     let of_root = arch.unwrap_or_default();
+    let has_second_root = foreign::has_second_root(&profile, second_kernel, diagnostics);
     boot.secure_boot = foreign::secure_boot(&profile, of_root, &archive.suite, &boot.bootmodes, diagnostics);
     let (foreign, foreign_is_valid) =
         foreign::request(&profile, of_root, &archive, second_kernel, &boot.secure_boot, diagnostics);
@@ -253,6 +255,8 @@ fn draft(dir: &Path, options: &Options, diagnostics: &mut Diagnostics) -> Option
         packages::request(&profile, of_root, mode, archive, foreign, (&boot, media.disk_image), diagnostics);
     initramfs::check_microcode_component(&profile.initramfs, &request.archive.components, diagnostics);
     let budget = initramfs::budget(&profile.budget, initramfs.layout, diagnostics);
+    let second_suite = request.foreign.as_ref().map(|foreign| foreign.archive.suite.clone());
+    let second_root = second_suite.filter(|_| has_second_root);
     let efiboot = overlay::efiboot(dir, diagnostics);
     overlay::misnamed(dir, diagnostics);
     let request_is_valid = archive_is_valid && foreign_is_valid && arch.is_some();
@@ -260,6 +264,7 @@ fn draft(dir: &Path, options: &Options, diagnostics: &mut Diagnostics) -> Option
         names,
         media,
         second_kernel,
+        second_root,
         request,
         request_is_valid,
         root,
@@ -289,6 +294,7 @@ fn finish(draft: Draft, found: FoundPackages, timestamp: Option<i64>) -> Plan {
         install_dir: names.install_dir,
         arch: draft.request.arch,
         second_kernel: draft.second_kernel,
+        second_root: draft.second_root,
         timestamp,
         debian: found.debian,
         packages: found.packages,

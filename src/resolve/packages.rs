@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::UnknownPackage;
 use super::boot::BootDraft;
 use super::debian::ArchiveRequest;
-use super::foreign::{ForeignRequest, usual_kernel};
+use super::foreign::{ForeignRequest, ForeignRoot, usual_kernel};
 use super::initramfs::{MICROCODE_PACKAGES, wants_microcode_packages};
 use super::value::without_duplicates;
 use crate::boot::{loader_packages, signed_packages};
@@ -42,24 +42,22 @@ pub(super) fn request(
     arch: Arch,
     mode: RootMode,
     archive: ArchiveRequest,
-    foreign: Option<ForeignRequest>,
+    mut foreign: Option<ForeignRequest>,
     (boot, disk): (&BootDraft, Option<DiskImage>),
     diagnostics: &mut Diagnostics,
 ) -> PackageRequest {
     let kernel = kernel(profile, arch, diagnostics);
-    let listed = without_duplicates(&profile.packages, "package", diagnostics);
-    let mut root = BTreeSet::new();
-    for (name, place) in listed {
-        if name == kernel {
-            diagnostics
-                .warning(
-                    &place,
-                    format!("package `{name}` is the kernel, which is there without being listed"),
-                )
-                .help("remove it here; [kernel] decides which one it is");
-        } else if is_name(&name, &place, diagnostics) {
-            root.insert(name);
-        }
+    let root = root(&profile.packages, &kernel, diagnostics);
+    if profile.root.amd64.is_some()
+        && let Some(foreign) = &mut foreign
+    {
+        // What is wrong with those that both roots have was said above.
+        let shared = &profile.packages[..profile.shared_packages];
+        let mut packages = self::root(shared, &kernel, &mut Diagnostics::default());
+        let kernel = foreign.kernel.first().map_or("", String::as_str);
+        packages.extend(self::root(&profile.second_packages, kernel, diagnostics));
+        let packages = packages.into_iter().collect();
+        foreign.root = Some(ForeignRoot { mode, packages, initramfs: initramfs(&profile.initramfs) });
     }
     let mut loaders = loader_packages(&boot.bootmodes, disk, &boot.secure_boot, &archive.suite);
     loaders.extend(signed_packages(arch, &boot.secure_boot));
@@ -74,6 +72,24 @@ pub(super) fn request(
         initramfs: initramfs(&profile.initramfs),
         foreign,
     }
+}
+
+/// The names of a root's packages without its kernel.
+fn root(written: &[Text], kernel: &str, diagnostics: &mut Diagnostics) -> BTreeSet<String> {
+    let mut root = BTreeSet::new();
+    for (name, place) in without_duplicates(written, "package", diagnostics) {
+        if name == kernel {
+            diagnostics
+                .warning(
+                    &place,
+                    format!("package `{name}` is the kernel, which is there without being listed"),
+                )
+                .help("remove it here; [kernel] decides which one it is");
+        } else if is_name(&name, &place, diagnostics) {
+            root.insert(name);
+        }
+    }
+    root
 }
 
 fn initramfs(table: &InitramfsTable) -> Vec<String> {
@@ -144,10 +160,13 @@ pub(super) fn report_unknown(
 
 /// Where the profile asks for a package of the other architecture.
 fn foreign_place<'a>(profile: &'a Profile, name: &str) -> Option<&'a Place> {
+    let listed = profile.second_packages.iter().chain(&profile.packages[..profile.shared_packages]);
+    let listed = listed.filter(|_| profile.root.amd64.is_some()).find(|package| package.value == name);
     let second = profile.kernel.amd64.as_ref().filter(|_| name.starts_with("linux-image"));
     let package = second.and_then(|second| second.package.as_ref()).map(|p| &p.place);
     let secure_boot = profile.boot.secure_boot.as_ref().map(|s| &s.place);
-    package.or(second.map(|second| &second.place)).or(secure_boot).or(profile.start.as_ref())
+    let listed = listed.map(|package| &package.place);
+    listed.or(package).or(second.map(|second| &second.place)).or(secure_boot).or(profile.start.as_ref())
 }
 
 /// Where the profile asks for a package, if only indirectly.

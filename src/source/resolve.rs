@@ -223,6 +223,7 @@ impl Archive {
             kernel: self.kernel(wanted.kernel)?,
             loaders: self.alone(wanted.loaders)?,
             initramfs: self.alone(wanted.initramfs)?,
+            second_root: Vec::new(),
         })
     }
 

@@ -56,8 +56,8 @@ fn an_image_without_loader_is_named() {
     let logs = dir.path().join("logs");
     let cells = test(&image, &one_machine(&logs), &|_: &Cell| {}).unwrap();
     let expected = "\
-machine  MiB  result  login s  read kB  requests  MemAvailable  MemFree  Shmem  modules
-bios-cd  128  FAILED        -        -         -             -        -      -        -  the firmware found nothing to boot: \
+machine  MiB  result  started by  login s  read kB  requests  MemAvailable  MemFree  Shmem  modules
+bios-cd  128  FAILED  -                 -        -         -             -        -      -        -  the firmware found nothing to boot: \
 No bootable device.  Retrying in 0 seconds. (the machine switched itself off or reset)
 ";
     assert_eq!(matrix::table(&cells), expected);
@@ -131,9 +131,9 @@ uefi-ia32-netboot-nbd-256M  {ia32}
     assert_eq!(run(&["--list", "--all"]), (Some(0), expected, String::new()));
     let (code, stdout, stderr) = run(&["--firmware", "bios", "--medium", "usb", "--memory", "64,128"]);
     let table = "\
-machine   MiB  result   login s  read kB  requests  MemAvailable  MemFree  Shmem  modules
-bios-usb   64  skipped        -        -         -             -        -      -        -  the image is made for UEFI alone
-bios-usb  128  skipped        -        -         -             -        -      -        -  the image is made for UEFI alone
+machine   MiB  result   started by  login s  read kB  requests  MemAvailable  MemFree  Shmem  modules
+bios-usb   64  skipped  -                 -        -         -             -        -      -        -  the image is made for UEFI alone
+bios-usb  128  skipped  -                 -        -         -             -        -      -        -  the image is made for UEFI alone
 ";
     assert_eq!((code, stdout.as_str()), (Some(1), table));
     assert!(stderr.ends_with("error: every machine was skipped: the image was not tested\n"), "{stderr}");
@@ -149,6 +149,29 @@ bios-usb  128  skipped        -        -         -             -        -      -
 </testsuite>
 ";
     assert_eq!(fs::read_to_string(dir.path().join("logs/junit.xml")).unwrap(), junit);
+}
+
+#[test]
+fn a_64_bit_image_gets_a_64_bit_processor() {
+    let dir = tempfile::tempdir().unwrap();
+    let cases = |name: &str, kernels: &[&str]| {
+        let dir = dir.path().join(name);
+        fs::create_dir(&dir).unwrap();
+        let files = [&format!("liveiso/{ID}.id"), "EFI/BOOT/BOOTX64.EFI", "EFI/BOOT/BOOTIA32.EFI"];
+        let subject = Subject::open(&data_image(&dir, &[&files[..], kernels].concat()), "liveiso").unwrap();
+        let options = TestOptions { media: vec![Medium::Cd], ..TestOptions::default() };
+        options
+            .cases(&subject)
+            .into_iter()
+            .map(|case| (case.machine.program(), case.obstacle))
+            .collect::<Vec<_>>()
+    };
+    let (i386, x86_64) = ("qemu-system-i386", "qemu-system-x86_64");
+    let bios = Some("the image is made for UEFI alone".to_string());
+    let ia32 = Some("the image has no kernel for the 32-bit processor of this machine".to_string());
+    let [old, new] = ["liveiso/boot/i386/vmlinuz", "liveiso/boot/amd64/vmlinuz"];
+    assert_eq!(cases("new", &[new]), [(x86_64, bios.clone()), (x86_64, None), (i386, ia32)]);
+    assert_eq!(cases("both", &[old, new]), [(i386, bios), (x86_64, None), (i386, None)]);
 }
 
 #[test]

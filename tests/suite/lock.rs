@@ -483,3 +483,46 @@ fn after_one_build_no_network_is_needed() {
         assert!(stderr.contains(" --> p/liveiso.lock:2:8\n"), "{stderr}");
     }
 }
+
+/// A second kernel and signed loaders come from another architecture, and here another release.
+#[test]
+fn a_lock_pins_what_comes_from_another_architecture_and_suite() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    fs::create_dir(dir.join("p")).unwrap();
+    let profile = "iso-name = \"x\"\npackages = [\"busybox-static\"]\n[root]\nmode = \"unpacked\"\n[debian]\nsecurity = \"none\"\n\
+                   [boot]\nsecure-boot = true\n[kernel.amd64]\nsuite = \"trixie\"\n";
+    fs::write(dir.join("p/profile.toml"), profile).unwrap();
+    let (code, stderr) = liveiso(true, dir, &["lock", "p"]);
+    assert!(code == Some(0) && stderr.starts_with("p/liveiso.lock pins "), "{stderr}");
+    let text = fs::read_to_string(dir.join("p/liveiso.lock")).unwrap();
+    let lock = parse(&text).0.unwrap();
+    let suites: BTreeSet<&str> = lock.sources.iter().map(|(suite, _)| suite.as_str()).collect();
+    assert!(suites.contains("bookworm") && suites.contains("trixie"), "{suites:?}");
+    let of = |arch: &str| {
+        let packages = lock.every_package().into_iter().filter(move |p| p.arch == arch);
+        packages.map(|p| (p.name.split("-6").next().unwrap(), p.suite.as_str())).collect::<Vec<_>>()
+    };
+    let names =
+        |packages: &[(&str, &str)]| packages.iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>();
+    let amd64 = of("amd64");
+    assert_eq!(
+        names(&amd64),
+        ["grub-efi-amd64-signed", "linux-image", "shim-helpers-amd64-signed", "shim-signed"]
+    );
+    assert!(amd64.iter().all(|(_, suite)| suite.starts_with("trixie")), "{amd64:?}");
+    let i386 = of("i386");
+    for name in ["linux-image", "shim-signed", "busybox-static"] {
+        assert!(i386.iter().any(|(n, suite)| *n == name && suite.starts_with("bookworm")), "{i386:?}");
+    }
+
+    // Nobody is asked again, until the second kernel's suite is another.
+    for arguments in [&["plan", "p", "--locked"][..], &["check", "p", "--locked"]] {
+        assert_eq!(liveiso(false, dir, arguments), (Some(0), String::new()), "{arguments:?}");
+    }
+    assert_eq!(liveiso(false, dir, &["lock", "p"]), (Some(0), "p/liveiso.lock is up to date\n".to_string()));
+    fs::write(dir.join("p/profile.toml"), profile.replace("suite = \"trixie\"\n", "")).unwrap();
+    let (code, stderr) = liveiso(false, dir, &["check", "p", "--locked"]);
+    assert_eq!(code, Some(3), "{stderr}");
+    assert!(stderr.starts_with("error: liveiso.lock is stale: "), "{stderr}");
+}

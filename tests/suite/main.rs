@@ -26,3 +26,4 @@ mod profiles;
 mod secure;
 mod squashfs;
 mod support;
+mod two_roots;

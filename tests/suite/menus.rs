@@ -27,6 +27,7 @@ fn plan() -> Plan {
         install_dir: "liveiso".to_string(),
         arch: Arch::I386,
         second_kernel: None,
+        second_root: None,
         timestamp: 1_767_225_600,
         debian: Debian { suite: "bookworm".to_string(), sources: Vec::new(), left_out: Vec::new() },
         packages: Packages::default(),

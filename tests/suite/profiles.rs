@@ -67,8 +67,14 @@ fn package(name: &str) -> Package {
 }
 
 /// What it has for amd64, of what is asked of the other architecture.
-const KNOWN_AMD64: &[&str] =
-    &["grub-efi-amd64-signed", "linux-image-amd64", "shim-helpers-amd64-signed", "shim-signed"];
+const KNOWN_AMD64: &[&str] = &[
+    "busybox-static",
+    "grub-efi-amd64-signed",
+    "linux-image-amd64",
+    "nano",
+    "shim-helpers-amd64-signed",
+    "shim-signed",
+];
 
 /// Archives of [`KNOWN`] packages without dependencies.
 fn find(request: &PackageRequest) -> Result<FoundPackages, FindError> {
@@ -80,6 +86,7 @@ fn find(request: &PackageRequest) -> Result<FoundPackages, FindError> {
             packages.for_each(|package| package.arch = "amd64".to_string());
             own.packages.kernel.extend(other.packages.kernel);
             own.packages.loaders.extend(other.packages.loaders);
+            own.packages.second_root = other.packages.root;
             Ok(own)
         }
         (Err(FindError::Unknown(own)), Err(FindError::Unknown(other))) => {
@@ -126,6 +133,7 @@ fn find_in(request: &PackageRequest, known: &[&str]) -> Result<FoundPackages, Fi
             kernel: found(&request.kernel),
             loaders: found(&request.loaders),
             initramfs: found(&request.initramfs),
+            second_root: Vec::new(),
         },
         released: None,
     })

@@ -14,6 +14,7 @@ use liveiso::qemu::{Firmware, Guest, Machine, Medium};
 
 use liveiso::tree::Kind;
 
+use crate::boot::{boots, names};
 use crate::kmod::packages;
 use crate::support::{built, liveiso, oracle, profile, ran, tiny_with};
 
@@ -24,24 +25,26 @@ fn secure() -> &'static Path {
 }
 
 /// profiles/tiny with more lines in its profile.
-fn variant(dir: &Path, lines: &str) -> PathBuf {
+pub fn variant(dir: &Path, lines: &str) -> PathBuf {
     // The 64-bit kernel has no driver of some controllers that no 64-bit PC has.
     tiny_with(dir, lines);
     dir.to_path_buf()
 }
 
-/// The finished ISO of profiles/tiny with a 64-bit kernel beside its own, and signed loaders.
+/// The finished ISO of profiles/tiny with a 64-bit kernel of Debian's next release beside its own, and signed
+/// loaders: those for 64-bit UEFI are the next release's too.
 fn both() -> &'static Path {
     static IMAGE: OnceLock<PathBuf> = OnceLock::new();
     IMAGE.get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();
-        let profile = variant(dir.path(), "[kernel.amd64]\n\n[boot]\nsecure-boot = true\n");
+        let profile =
+            variant(dir.path(), "[kernel.amd64]\nsuite = \"trixie\"\n\n[boot]\nsecure-boot = true\n");
         built(&profile, "both").0
     })
 }
 
 /// Boots to a root shell and asks it these lines.
-fn answers<const N: usize>(machine: &Machine, image: &Path, lines: [&str; N]) -> [String; N] {
+pub fn answers<const N: usize>(machine: &Machine, image: &Path, lines: [&str; N]) -> [String; N] {
     let deadline = Instant::now() + Duration::from_secs(240);
     let mut guest = Guest::start(machine, Some(image), None, deadline).unwrap();
     let shell = Shell::log_in(&mut guest.serial, deadline, |_| false).unwrap();
@@ -55,8 +58,10 @@ const SECURE_BOOT: &str = "mount -t efivarfs e /sys/firmware/efi/efivars 2>/dev/
     tail -c 1 /sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c | od -An -tu1";
 const LOCKDOWN: &str =
     "mount -t securityfs s /sys/kernel/security 2>/dev/null; cat /sys/kernel/security/lockdown";
+/// The kernel's series.
+const KERNEL: &str = "uname -r | cut -d. -f1,2";
 /// Whether the shell's own root is the live one.
-const ROOT: &str = "while read -r d p t o; do [ $p = / ] && f=$t; done </proc/mounts; echo $f";
+pub const ROOT: &str = "while read -r d p t o; do [ $p = / ] && f=$t; done </proc/mounts; echo $f";
 
 /// The disk with `/.disk/info` is found before the stick.
 #[test]
@@ -86,7 +91,7 @@ fn decoy(dir: &Path) -> PathBuf {
 #[test]
 fn two_kernels_on_one_medium_an_old_pc_gets_its_own() {
     let machine = Machine::new(Firmware::Bios, Medium::Cd);
-    assert_eq!(answers(&machine, both(), [ROOT, "uname -m"]), ["overlay", "i686"]);
+    assert_eq!(answers(&machine, both(), [ROOT, "uname -m", KERNEL]), ["overlay", "i686", "6.1"]);
 }
 
 #[test]
@@ -94,14 +99,61 @@ fn two_kernels_on_one_medium_a_64_bit_pc_gets_the_other() {
     let cpu = "qemu64".to_string();
     let machine = Machine { cpu, memory_mib: 256, ..Machine::new(Firmware::Bios, Medium::Usb) };
     let loaded = "lsmod | grep -c overlay";
-    assert_eq!(answers(&machine, both(), [ROOT, "uname -m", loaded]), ["overlay", "x86_64", "1"]);
+    let found = answers(&machine, both(), [ROOT, "uname -m", KERNEL, loaded]);
+    assert_eq!(found, ["overlay", "x86_64", "6.12", "1"]);
 }
 
 #[test]
-#[ignore = "the other boots cover its parts; takes a minute and a half"]
 fn two_kernels_on_one_medium_secure_boot_gets_the_signed_one() {
     let machine = Machine::new(Firmware::SecureBoot, Medium::Cd);
-    assert_eq!(answers(&machine, both(), [ROOT, "uname -m", SECURE_BOOT]), ["overlay", "x86_64", "1"]);
+    let found = answers(&machine, both(), [ROOT, "uname -m", KERNEL, SECURE_BOOT]);
+    assert_eq!(found, ["overlay", "x86_64", "6.12", "1"]);
+}
+
+/// Another stick's shim and GRUB, which are Debian's too, start the image from a file.
+#[test]
+fn a_signed_image_boots_from_a_file_where_secure_boot_is_enforced() {
+    let cells = boots(secure(), &["--firmware", "secure-boot", "--medium", "loopback"]);
+    assert_eq!(names(&cells), ["secure-boot-loopback"]);
+    assert_eq!(cells[0]["report"]["secure-boot"], true, "{}", cells[0]);
+}
+
+/// Firmware loads shim by TFTP, shim GRUB, GRUB the kernel; there is no drive.
+#[test]
+fn a_signed_profile_is_exported_with_a_chain_that_boots() {
+    let dir = tempfile::tempdir().unwrap();
+    let to = dir.path().join("served");
+    let (code, stdout, stderr) =
+        ran(liveiso(["export", "netboot"]).arg(profile("secure")).arg(&to).output().unwrap());
+    assert_eq!(code, Some(0), "{stderr}");
+    let written: Vec<&str> = stdout.lines().filter_map(|line| line.rsplit('/').next()).collect();
+    let signed = |name: &str| {
+        assert!(written.contains(&name), "{name}: {stdout}");
+        let signers = signers(&fs::read(to.join(name)).unwrap()).unwrap();
+        signers.into_iter().map(|signer| signer.issuer).collect::<Vec<_>>()
+    };
+    for width in ["x64", "ia32"] {
+        for (name, issuer) in [("shim", "Microsoft"), ("grub", "Debian"), ("mm", "Debian")] {
+            let issuers = signed(&format!("{name}{width}.efi"));
+            assert!(issuers.iter().any(|found| found.contains(issuer)), "{name}{width}: {issuers:?}");
+        }
+    }
+    oracle("sha256sum", &["--quiet", "--strict", "-c", "sha256sums"], &to);
+    let machine = Machine { memory_mib: 640, ..Machine::new(Firmware::SecureBoot, Medium::Netboot) };
+    assert_eq!(answers(&machine, &to, [ROOT, "uname -m", SECURE_BOOT]), ["overlay", "x86_64", "1"]);
+}
+
+/// Of an ISO alone the GRUB for networks is missing; which one it is, is said.
+#[test]
+fn a_signed_image_is_exported_with_the_name_of_what_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let to = dir.path().join("served");
+    let (code, stdout, stderr) = ran(liveiso(["export", "netboot"]).arg(secure()).arg(&to).output().unwrap());
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stdout.contains("/shimx64.efi\n") && !stdout.contains("/grubx64.efi\n"), "{stdout}");
+    let note = "for Secure Boot put /usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed of Debian's package \
+                grub-efi-amd64-signed beside shimx64.efi as grubx64.efi, or export the profile";
+    assert!(stderr.contains(note), "{stderr}");
 }
 
 /// The 64-bit kernel is larger than a BIOS with USB 1.1 likes, which is a warning.

@@ -165,7 +165,7 @@ pub(super) mod tests {
     /// Passed, failed, over a budget, skipped.
     pub fn cells() -> Vec<Cell> {
         let line = "id:ab root:overlay init:init program:/bin/busybox MemTotal:113996 MemFree:94228 \
-                    MemAvailable:98328 Shmem:12 modules:51 kernel:6.1.0-50-686 efi:none";
+                    MemAvailable:98328 Shmem:12 modules:51 kernel:6.1.0-50-686 efi:none secure:none";
         let passed = Cell {
             passed: true,
             report: Some(Report::parse(line).unwrap()),

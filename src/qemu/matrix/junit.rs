@@ -16,15 +16,18 @@ pub fn junit(image_name: &str, cells: &[Cell]) -> String {
         let start =
             format!("  <testcase classname=\"boot\" name=\"{}\" time=\"{:.1}\"", cell.label(), cell.seconds);
         xml.push_str(&start);
+        let seen = cell.report.as_ref().map_or(String::new(), |report| {
+            format!("    <system-out>started by {}</system-out>\n", report.started_by())
+        });
         if cell.passed {
-            xml.push_str("/>\n");
+            xml.push_str(&format!(">\n{seen}  </testcase>\n"));
         } else if cell.skipped.is_some() {
             let reason = xml_text(&cell.trouble());
             xml.push_str(&format!(">\n    <skipped message=\"{reason}\"/>\n  </testcase>\n"));
         } else {
             let lines = cell.failure.as_ref().map_or("", |failure| failure.last_lines.as_str());
             xml.push_str(&format!(
-                ">\n    <failure message=\"{}\">{}</failure>\n  </testcase>\n",
+                ">\n    <failure message=\"{}\">{}</failure>\n{seen}  </testcase>\n",
                 xml_text(&cell.trouble()),
                 xml_text(lines)
             ));
@@ -62,7 +65,9 @@ mod tests {
         let expected = "\
 <?xml version=\"1.0\" encoding=\"UTF-8\"?>
 <testsuite name=\"a&amp;b.iso\" tests=\"3\" failures=\"1\" skipped=\"1\">
-  <testcase classname=\"boot\" name=\"bios-cd-128M\" time=\"33.0\"/>
+  <testcase classname=\"boot\" name=\"bios-cd-128M\" time=\"33.0\">
+    <system-out>started by BIOS</system-out>
+  </testcase>
   <testcase classname=\"boot\" name=\"uefi-ia32-usb-256M\" time=\"240.0\">
     <failure message=\"the boot loader ran, but no kernel: error: &lt;no&gt; &quot;file&quot; &amp; more (time-out after 240 s)\">GRUB
 error: &lt;no&gt; &quot;file&quot; &amp; more</failure>

@@ -119,6 +119,9 @@ impl TestOptions {
 
     fn case(&self, subject: &Subject, firmware: Firmware, medium: Medium, memory_mib: u32) -> Case {
         let mut machine = Machine::new(firmware, medium);
+        if subject.is_64_bit() {
+            machine = machine.with_long_mode();
+        }
         machine.memory_mib = memory_mib;
         machine.usb = self.usb.unwrap_or(machine.usb);
         machine.cpus = self.cpus;

@@ -11,6 +11,7 @@ pub fn table(cells: &[Cell]) -> String {
             "machine",
             "MiB",
             "result",
+            "started by",
             "login s",
             "read kB",
             "requests",
@@ -30,7 +31,7 @@ pub fn table(cells: &[Cell]) -> String {
         let cells: Vec<String> = std::iter::zip(row, &widths)
             .enumerate()
             .map(|(column, (cell, width))| match column {
-                0 | 2 | 10 => format!("{cell:<width$}"),
+                0 | 2 | 3 | 11 => format!("{cell:<width$}"),
                 _ => format!("{cell:>width$}"),
             })
             .collect();
@@ -40,7 +41,7 @@ pub fn table(cells: &[Cell]) -> String {
     text
 }
 
-fn row(cell: &Cell) -> [String; 11] {
+fn row(cell: &Cell) -> [String; 12] {
     let figure = |value: fn(&Report) -> u64| match &cell.report {
         Some(report) => value(report).to_string(),
         None => "-".to_string(),
@@ -52,6 +53,7 @@ fn row(cell: &Cell) -> [String; 11] {
         cell.name.clone(),
         cell.memory_mib.to_string(),
         cell.verdict().to_string(),
+        cell.report.as_ref().map_or("-".to_string(), Report::started_by),
         cell.login_seconds.map_or("-".to_string(), |seconds| format!("{seconds:.1}")),
         reads(|reads| reads.bytes >> 10),
         reads(|reads| reads.requests),
@@ -71,11 +73,11 @@ mod tests {
     #[test]
     fn the_table() {
         let expected = "\
-machine        MiB  result   login s  read kB  requests  MemAvailable  MemFree  Shmem  modules
-bios-cd        128  passed      31.2    22907       612         98328    94228     12       51
-uefi-ia32-usb  256  FAILED         -        -         -             -        -      -        -  the boot loader ran, but no kernel: error: <no> \"file\" & more (time-out after 240 s)
-bios-cd        128  FAILED      31.2    22907       612         98328    94228     12       51  MemAvailable is 98328 kB, below 98329 kB
-bios-fat-copy  128  skipped        -        -         -             -        -      -        -  the image is made for UEFI <alone>
+machine        MiB  result   started by  login s  read kB  requests  MemAvailable  MemFree  Shmem  modules
+bios-cd        128  passed   BIOS           31.2    22907       612         98328    94228     12       51
+uefi-ia32-usb  256  FAILED   -                 -        -         -             -        -      -        -  the boot loader ran, but no kernel: error: <no> \"file\" & more (time-out after 240 s)
+bios-cd        128  FAILED   BIOS           31.2    22907       612         98328    94228     12       51  MemAvailable is 98328 kB, below 98329 kB
+bios-fat-copy  128  skipped  -                 -        -         -             -        -      -        -  the image is made for UEFI <alone>
 ";
         assert_eq!(table(&cells()), expected);
     }

@@ -6,10 +6,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use super::Subject;
 use super::stick::{write, write_boot_code};
-use super::{Firmware, Subject};
 use crate::host::Tool;
-use crate::qemu::subject::uefi_loader;
 
 /// What a caller of loopback.cfg sets. GRUB's module `tpm` would read the whole image at once.
 const CONFIG: &str = "\
@@ -54,19 +53,19 @@ const MODULES: &[&str] = &[
 
 const I386_PC: &str = "/usr/lib/grub/i386-pc";
 
-/// Under UEFI the stick's GRUB is a copy of the image's, under BIOS Debian's grub-pc-bin.
+/// Where UEFI loaders lie, on the stick as on the image.
+const LOADERS: &str = "EFI/BOOT";
+
+/// Under UEFI the stick's GRUB is a copy of the image's, with shim where that has one; under BIOS Debian's grub-pc-bin.
 pub(super) fn stick(subject: &Subject, bios: bool, path: &Path) -> Result<()> {
     let files = path.with_extension("files");
-    for dir in ["isos", "boot/grub", "EFI/BOOT"] {
+    for dir in ["isos", "boot/grub", LOADERS] {
         fs::create_dir_all(files.join(dir)).with_context(|| format!("creating {dir}"))?;
     }
     fs::copy(&subject.image, files.join("isos/live.iso")).context("copying the image")?;
     fs::write(files.join("boot/grub/grub.cfg"), CONFIG).context("writing grub.cfg")?;
-    for loader in Firmware::ALL.into_iter().filter_map(uefi_loader) {
-        if let Some(content) = subject.file(loader) {
-            fs::write(files.join(loader), content.read_all()?)
-                .with_context(|| format!("writing {loader}"))?;
-        }
+    for (loader, content) in subject.files_in(LOADERS) {
+        fs::write(files.join(&loader), content.read_all()?).with_context(|| format!("writing {loader}"))?;
     }
     write(path, &files)?;
     fs::remove_dir_all(&files).context("removing the stick's files")?;

@@ -23,8 +23,10 @@ use anyhow::{Context, Result, ensure};
 use super::guest::Process;
 use super::machine::{Firmware, Medium, NBD_SERVER};
 use super::subject::Subject;
+use crate::boot;
 use crate::export::{self, Root};
 use crate::format::iso9660::SECTOR;
+use crate::plan::EfiArch;
 use crate::scratch::Scratch;
 
 /// Media made for a run; they go with this value.
@@ -87,20 +89,21 @@ fn make(subject: &Subject, medium: Medium, firmwares: &[Firmware], path: &Path) 
 fn netboot(subject: &Subject, firmwares: &[Firmware], root: &Root, path: &Path) -> Result<()> {
     let options = export::Options { roots: std::slice::from_ref(root), ..export::Options::default() };
     export::netboot(&subject.image, &subject.install_dir, &options, path)?;
-    for (firmware, loader) in [
-        (Firmware::UefiX64, &export::GRUB_FOR_NETWORKS[0]),
-        (Firmware::UefiIa32, &export::GRUB_FOR_NETWORKS[1]),
+    let [x64, ia32] = export::GRUB_FOR_NETWORKS
+        .map(|loader| (loader.package, loader.path.to_string(), loader.name().to_string()));
+    let (package, signed) = boot::signed_grub_for_networks(EfiArch::X64);
+    let behind_shim = export::file_name(&boot::chain(EfiArch::X64).grub).to_string();
+    for (firmware, (package, from, name)) in [
+        (Firmware::UefiX64, x64),
+        (Firmware::UefiIa32, ia32),
+        (Firmware::SecureBoot, (package, signed, behind_shim)),
     ] {
         if firmwares.contains(&firmware) {
-            let from = Path::new("/").join(loader.path);
+            let from = Path::new("/").join(from);
             let bytes = std::fs::read(&from).with_context(|| {
-                format!(
-                    "reading {}; install it with `sudo apt-get install {}`",
-                    from.display(),
-                    loader.package
-                )
+                format!("reading {}; install it with `sudo apt-get install {package}`", from.display())
             })?;
-            std::fs::write(path.join(loader.name()), bytes).context("adding GRUB for networks")?;
+            std::fs::write(path.join(name), bytes).context("adding GRUB for networks")?;
         }
     }
     Ok(())
