@@ -2,7 +2,7 @@
 //! field. The kernel is started directly, with /init's options on its command
 //! line; the media are made here, by other people's tools.
 //!
-//! Needs qemu-system-x86, xorriso, mtools, dosfstools, exfatprogs, ntfs-3g, e2fsprogs, fdisk, cpio, cryptsetup-bin and nfs-ganesha-vfs.
+//! Needs qemu-system-x86, xorriso, mtools, dosfstools, exfatprogs, ntfs-3g, e2fsprogs, fdisk, cpio and cryptsetup-bin.
 //!
 //! Of the two ways with Ventoy the hook is taken: Ventoy puts a line in front of /init's line `mountroot`,
 //! maps the ISO file to a device and names it in LIVE_MEDIA. The other way, the mark `VENTOY COMPATIBLE`
