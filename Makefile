@@ -8,7 +8,7 @@ CARGO ?= cargo
 BUILD_PACKAGES = gcc libc6-dev xorriso mmdebstrap arch-test uidmap apt ca-certificates debian-archive-keyring
 TEST_PACKAGES = qemu-system-x86 ovmf ovmf-ia32 squashfs-tools squashfs-tools-ng mtools dosfstools fdisk gdisk syslinux \
 	cpio kmod shellcheck faketime busybox-static e2fsprogs exfatprogs erofs-utils ntfs-3g gnupg fakeroot python3 \
-	cryptsetup-bin acl attr xz-utils zstd binutils bzip2 lz4 lzop nfs-ganesha nfs-ganesha-vfs
+	cryptsetup-bin acl attr xz-utils zstd binutils bzip2 lz4 lzop
 
 .PHONY: iso test check fast-tests bench fuzz deps test-deps clean
 

@@ -34,9 +34,9 @@ read -r words </proc/cmdline
 for word in $words; do
 	case $word in init=/*) program=${word#init=} ;; esac
 done
-# PID 1 must not die for a word of the command line.
+# PID 1 must not die for a word of the command line. Said by the kernel, on all consoles.
 [ -x "$program" ] || {
-	echo "!! liveiso: $program is not a program of this system: starting /sbin/init"
+	echo "<4>liveiso: $program is not a program of this system: starting /sbin/init" >/dev/kmsg
 	program=/sbin/init
 }
 echo "liveiso: resident system, handing over to $program"

@@ -2,7 +2,7 @@
 //! field. The kernel is started directly, with /init's options on its command
 //! line; the media are made here, by other people's tools.
 //!
-//! Needs qemu-system-x86, xorriso, mtools, dosfstools, exfatprogs, ntfs-3g, e2fsprogs, fdisk, cpio, cryptsetup-bin and nfs-ganesha-vfs.
+//! Needs qemu-system-x86, xorriso, mtools, dosfstools, exfatprogs, ntfs-3g, e2fsprogs, fdisk, cpio and cryptsetup-bin.
 //!
 //! Of the two ways with Ventoy the hook is taken: Ventoy puts a line in front of /init's line `mountroot`,
 //! maps the ISO file to a device and names it in LIVE_MEDIA. The other way, the mark `VENTOY COMPATIBLE`
@@ -38,11 +38,11 @@
 //! | 22 | kernel's xz refuses | initramfs:: (read back: check type, dictionary, alignment) |
 //! | 23 | losetup of busybox | every test here: no --show, loop loaded first |
 //! | 24 | exit from the shell is a panic | a_flipped_byte… (a shell below the menu; PID 1 only waits) |
-//! | 25 | journals replayed | a_flipped_byte…, after_toram…, init::mount_options_forbid_every_replay, init::the_log_goes…, init::changes_wait… |
+//! | 25 | journals replayed | a_flipped_byte…, after_toram…, init::mount_options_forbid_every_replay, init::media::the_log_goes…, init::media::changes_wait… |
 //! | 26 | upper layer on FAT | changes_persist…: only ext file systems; the file on FAT is one (beyond::changes_persist_in_a_file_on_fat, by request) |
 //! | 27 | rootfs.img in squashfs | none: the squashfs is the root |
 //! | 28 | dd-written hybrid seen only as a whole disk | a_flipped_byte… (whole disk without partitions) |
-//! | 29 | slow drive, no medium at first | init::empty_drives_are_asked…; QEMU's drive is ready at once |
+//! | 29 | slow drive, no medium at first | init::media::empty_drives_are_asked…; QEMU's drive is ready at once |
 //! | 30 | 4096-byte sectors | devices::a_stick_of_4096_byte_sectors (by request) |
 //! | 31 | busybox's gaps | init::shellcheck…, and every boot here runs on busybox-static alone |
 
@@ -82,7 +82,7 @@ fn the_tests_of_the_table_exist() {
         let names = cell.split(|c: char| !c.is_ascii_alphanumeric() && !"_:…".contains(c));
         for name in names.filter(|name| name.contains("::") || name.contains('_')) {
             let (module, test) = name.rsplit_once("::").unwrap_or(("live", name));
-            let module = module.trim_end_matches(':');
+            let module = module.trim_end_matches(':').replace("::", "/");
             let text = ["", "live/"].map(|dir| suite.join(format!("{dir}{module}.rs")));
             let text = text.iter().find(|file| file.exists()).unwrap_or_else(|| panic!("{name}"));
             let text = fs::read_to_string(text).unwrap();

@@ -1,5 +1,10 @@
-//! The medium's files on an NFS server: nfs-ganesha, a server without a kernel's help, as a plain
-//! process on loopback. Needs nfs-ganesha-vfs.
+//! The medium's files on an NFS server: nfs-ganesha, which needs no help of the host's kernel, as a plain
+//! process on loopback.
+//!
+//! By request, as root: `apt-get install nfs-ganesha-vfs`, then `cargo test --release -- --ignored nfs::`.
+//! The server opens files by their handles, for which it must have CAP_DAC_READ_SEARCH, that containers
+//! lack, and a file system other than overlay. And where systemd runs, installing it starts a server,
+//! which tests must not do to anyone's machine.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -10,7 +15,6 @@ use std::process::{Child, Stdio};
 use liveiso::host::Tool;
 
 use super::beyond::{nbd_luks, networked};
-use crate::support::is_root;
 
 /// A server that runs as long as this.
 struct Server {
@@ -54,13 +58,10 @@ impl Drop for Server {
     }
 }
 
-/// The root runs from the server; its files are checked as those of any medium. nfs-ganesha opens
-/// files by handles, which only root may.
+/// The root runs from the server; its files are checked as those of any medium.
 #[test]
+#[ignore = "boots once, and the server needs privileges: see above"]
 fn the_root_is_on_an_nfs_server() {
-    if !is_root() {
-        return;
-    }
     let dir = tempfile::tempdir().unwrap();
     let medium = nbd_luks();
     let server = Server::start(dir.path(), &medium.tree);
@@ -79,7 +80,7 @@ fn the_root_is_on_an_nfs_server() {
 
 /// Copied to RAM nothing refers to the server any more; a directory it does not have is said.
 #[test]
-#[ignore = "boots twice; every part of it is in another test"]
+#[ignore = "boots twice, and the server needs privileges: see above"]
 fn after_toram_the_server_can_go() {
     let dir = tempfile::tempdir().unwrap();
     let medium = nbd_luks();
