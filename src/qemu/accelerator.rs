@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::guest::{Listener, PURPOSE, Process, scratch_dir};
+use super::guest::{PURPOSE, scratch_dir};
 use super::machine::Arguments;
+use super::process::{Listener, Process};
 use crate::host::{self, Tool};
 
 /// How a guest is executed.

@@ -8,90 +8,15 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
-use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
+use anyhow::Result;
 
 use super::accelerator::Accelerator;
+pub use super::firmware::Firmware;
+use super::guest::PURPOSE;
+pub use super::medium::{Medium, UsbController};
 use crate::export;
+use crate::host;
 use crate::plan::EfiArch;
-
-/// The firmware a machine starts with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Firmware {
-    /// SeaBIOS, on a PC of the late nineties (i440FX, PIIX IDE).
-    Bios,
-    /// 64-bit UEFI (OVMF), on a Q35 board with AHCI.
-    UefiX64,
-    /// 32-bit UEFI (OVMF), on a Q35 board with AHCI.
-    UefiIa32,
-    /// 64-bit UEFI (OVMF) that enforces Secure Boot with Microsoft's keys, on a Q35 board with SMM.
-    SecureBoot,
-}
-
-impl Firmware {
-    /// Every firmware that any image boots on, in the order of the test table.
-    pub const ALL: [Firmware; 3] = [Firmware::Bios, Firmware::UefiX64, Firmware::UefiIa32];
-
-    /// The name used in options, tables and directories.
-    pub fn name(self) -> &'static str {
-        match self {
-            Firmware::Bios => "bios",
-            Firmware::UefiX64 => "uefi-x64",
-            Firmware::UefiIa32 => "uefi-ia32",
-            Firmware::SecureBoot => "secure-boot",
-        }
-    }
-
-    /// Memory in MiB that `liveiso test` gives a machine unless told otherwise.
-    ///
-    /// A BIOS machine gets what the product promises; OVMF itself takes about
-    /// 64 MiB (ia32) and more (x64), so UEFI machines need that much above it.
-    pub fn default_memory_mib(self) -> u32 {
-        match self {
-            Firmware::Bios => 128,
-            Firmware::UefiX64 | Firmware::UefiIa32 => 256,
-            // shim and GRUB check in memory what they start, and the kernel is a 64-bit one.
-            Firmware::SecureBoot => 512,
-        }
-    }
-
-    /// Word size in bits the kernel reports in `/sys/firmware/efi/fw_platform_size`.
-    pub fn efi_bits(self) -> Option<u32> {
-        match self {
-            Firmware::Bios => None,
-            Firmware::UefiX64 | Firmware::SecureBoot => Some(64),
-            Firmware::UefiIa32 => Some(32),
-        }
-    }
-
-    /// The flash images, or `None` where QEMU brings the firmware itself.
-    fn flash(self) -> Option<Flash> {
-        match self {
-            Firmware::Bios => None,
-            Firmware::UefiX64 => {
-                Some(Flash { code: "OVMF_CODE_4M.fd", vars: "OVMF_VARS_4M.fd", package: "ovmf" })
-            }
-            // Debian builds the 32-bit firmware only with Secure Boot, hence with SMM; no keys are enrolled.
-            Firmware::UefiIa32 => Some(Flash {
-                code: "OVMF32_CODE_4M.secboot.fd",
-                vars: "OVMF32_VARS_4M.fd",
-                package: "ovmf-ia32",
-            }),
-            Firmware::SecureBoot => {
-                Some(Flash { code: "OVMF_CODE_4M.secboot.fd", vars: "OVMF_VARS_4M.ms.fd", package: "ovmf" })
-            }
-        }
-    }
-}
-
-/// A firmware's files in Debian.
-struct Flash {
-    code: &'static str,
-    vars: &'static str,
-    package: &'static str,
-}
 
 /// A processor with long mode, which `qemu-system-i386` has none of.
 const LONG_MODE: &str = "qemu64";
@@ -101,89 +26,6 @@ pub(super) const MEDIUM_NODE: &str = "medium";
 
 /// Address in QEMU's network behind which the server for [`Medium::NetbootNbd`] is.
 pub(super) const NBD_SERVER: &str = "10.0.2.100";
-
-/// Where Debian's ovmf packages keep their images.
-const OVMF_DIR: &str = "/usr/share/OVMF";
-
-/// The way the image comes to the machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Medium {
-    /// A CD.
-    Cd,
-    /// A stick the image was written to byte by byte.
-    Usb,
-    /// As `usb`, for firmware that does not look for El Torito on a stick.
-    UsbWithoutElTorito,
-    /// A FAT32 stick with the image's files.
-    FatCopy,
-    /// A stick whose GRUB starts the image from a file.
-    Loopback,
-    /// The network: DHCP, TFTP and what `export netboot` writes.
-    Netboot,
-    /// The same, but the root image stays on a server: a network block device.
-    NetbootNbd,
-}
-
-impl Medium {
-    /// Every medium, in the order of the test table.
-    pub const ALL: [Medium; 7] = [
-        Medium::Cd,
-        Medium::Usb,
-        Medium::UsbWithoutElTorito,
-        Medium::FatCopy,
-        Medium::Loopback,
-        Medium::Netboot,
-        Medium::NetbootNbd,
-    ];
-
-    /// The media that are the image itself.
-    pub const PLAIN: [Medium; 2] = [Medium::Cd, Medium::Usb];
-
-    /// The name used in options, tables and directories.
-    pub fn name(self) -> &'static str {
-        match self {
-            Medium::Cd => "cd",
-            Medium::Usb => "usb",
-            Medium::UsbWithoutElTorito => "usb-without-el-torito",
-            Medium::FatCopy => "fat-copy",
-            Medium::Loopback => "loopback",
-            Medium::Netboot => "netboot",
-            Medium::NetbootNbd => "netboot-nbd",
-        }
-    }
-
-    /// Whether the machine has it as a drive, and so counts what is read from it; a
-    /// directory is served over the network otherwise.
-    pub(super) fn is_drive(self) -> bool {
-        !matches!(self, Medium::Netboot | Medium::NetbootNbd)
-    }
-}
-
-/// The host controller a USB stick hangs on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum UsbController {
-    /// USB 1.1, Intel.
-    Uhci,
-    /// USB 1.1, everyone else.
-    Ohci,
-    /// USB 2.0.
-    Ehci,
-    /// USB 3.
-    Xhci,
-}
-
-impl UsbController {
-    fn device(self) -> &'static str {
-        match self {
-            UsbController::Uhci => "piix3-usb-uhci",
-            UsbController::Ohci => "pci-ohci",
-            UsbController::Ehci => "usb-ehci",
-            UsbController::Xhci => "qemu-xhci",
-        }
-    }
-}
 
 /// One PC.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -266,7 +108,7 @@ impl Machine {
             .words(&["-m", &self.memory_mib.to_string(), "-smp", &self.cpus.to_string()])
             // The reboot time-out makes SeaBIOS give up at once instead of trying for ever.
             .words(&["-vga", "std", "-boot", "strict=on,reboot-timeout=0"]);
-        self.flash_arguments(&mut args, vars);
+        self.firmware.arguments(&mut args, vars);
         match image {
             Some(dir) if !self.medium.is_drive() => self.network_arguments(&mut args, dir),
             Some(image) => self.medium_arguments(&mut args, image),
@@ -276,17 +118,21 @@ impl Machine {
         args.0
     }
 
-    fn flash_arguments(&self, args: &mut Arguments, vars: &Path) {
-        let Some(flash) = self.firmware.flash() else {
-            return;
-        };
-        let code = Path::new(OVMF_DIR).join(flash.code);
-        args.words(&["-drive"]).path("if=pflash,unit=0,format=raw,readonly=on,file=", &code);
-        args.words(&["-drive"]).path("if=pflash,unit=1,format=raw,file=", vars);
-        if matches!(self.firmware, Firmware::UefiIa32 | Firmware::SecureBoot) {
-            args.words(&["-global", "driver=cfi.pflash01,property=secure,value=on"])
-                .words(&["-global", "ICH9-LPC.disable_s3=1"]);
-        }
+    /// Whether it can be started here.
+    ///
+    /// # Errors
+    /// A QEMU or a firmware that is not installed, with its Debian package.
+    pub fn check_installed(&self) -> Result<()> {
+        host::find_tool(self.program(), PURPOSE)?;
+        self.firmware.check_installed()
+    }
+
+    /// Makes the machine's own copy of the UEFI variables in `dir` and returns its path.
+    ///
+    /// # Errors
+    /// A firmware that is not installed, with its Debian package.
+    pub fn prepare_firmware(&self, dir: &Path) -> Result<PathBuf> {
+        self.firmware.prepare(dir)
     }
 
     fn medium_arguments(&self, args: &mut Arguments, image: &Path) {
@@ -323,32 +169,6 @@ impl Machine {
         }
         args.0.extend(["-netdev".into(), network]);
         args.words(&["-device", &format!("{card},netdev=net,bootindex=0")]);
-    }
-
-    /// Makes the machine's own copy of the UEFI variables in `dir` and returns its path.
-    ///
-    /// # Errors
-    /// A firmware that is not installed, with its Debian package.
-    pub fn prepare_firmware(&self, dir: &Path) -> Result<PathBuf> {
-        let vars = dir.join("vars.fd");
-        let Some(flash) = self.firmware.flash() else {
-            return Ok(vars);
-        };
-        for file in [flash.code, flash.vars] {
-            let path = Path::new(OVMF_DIR).join(file);
-            if !path.is_file() {
-                bail!(
-                    "{} is not installed, but is needed for {} machines; install it with `sudo apt-get install {}`",
-                    path.display(),
-                    self.firmware.name(),
-                    flash.package
-                );
-            }
-        }
-        // Not fs::copy: the copy must be writable whatever the original's mode.
-        let content = std::fs::read(Path::new(OVMF_DIR).join(flash.vars))?;
-        std::fs::write(&vars, content)?;
-        Ok(vars)
     }
 }
 

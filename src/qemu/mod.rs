@@ -5,7 +5,8 @@
 //!                                          └─ no login → BootFailure (which step, in words)
 //! ```
 //!
-//! [`machine`] says what PC it is, [`guest`] runs it under a deadline, [`serial`]
+//! [`machine`] says what PC it is, with its [`firmware`] and [`medium`], [`guest`]
+//! runs it under a deadline, [`serial`]
 //! talks to its console, [`report`] is what a root shell inside says about itself,
 //! [`failure`] tells from a console log how far a boot got, [`matrix`] runs the
 //! cells of `liveiso test` on a [`subject`] and the [`media`] made of it, [`record`]
@@ -14,10 +15,13 @@
 
 pub mod accelerator;
 pub mod failure;
+pub mod firmware;
 pub mod guest;
 pub mod machine;
 pub mod matrix;
 pub mod media;
+pub mod medium;
+mod process;
 pub mod qmp;
 pub mod record;
 pub mod report;

@@ -40,7 +40,8 @@ impl Subject {
         if !image.is_file() {
             bail!("{} is not a file; give the .iso to boot", image.display());
         }
-        let reading = || format!("reading {}", image.display());
+        let reading =
+            || format!("{} is neither an ISO 9660 image nor a disk with a FAT partition", image.display());
         let (boot, tree) = match disk::read_tree(image) {
             Ok(Some(tree)) => (None, tree),
             // What is no ISO either is the ISO's reader's to judge.

@@ -22,7 +22,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::support::{liveiso, ran, rescue, tiny};
 
-const ID: &str = "0123456789abcdef01234567";
+pub const ID: &str = "0123456789abcdef01234567";
 
 /// An ISO 9660 image with these files and no boot loader.
 fn data_image(dir: &Path, files: &[&str]) -> PathBuf {

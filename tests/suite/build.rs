@@ -8,7 +8,7 @@
 mod artifacts;
 mod circumstances;
 mod failures;
-mod killed;
+pub mod killed;
 mod unprivileged;
 
 use std::collections::BTreeMap;

@@ -161,8 +161,12 @@ pub fn test(image: &Path, options: &TestOptions, finished: &(dyn Fn(&Cell) + Syn
     if cases.is_empty() {
         bail!("nothing to test: name at least one firmware and one medium");
     }
-    let possible = cases.iter().filter(|case| case.obstacle.is_none());
-    let wanted: Vec<_> = possible.map(|case| (case.machine.firmware, case.machine.medium)).collect();
+    let possible = || cases.iter().filter(|case| case.obstacle.is_none());
+    // Better known before the first boot than after minutes.
+    for case in possible() {
+        case.machine.check_installed()?;
+    }
+    let wanted: Vec<_> = possible().map(|case| (case.machine.firmware, case.machine.medium)).collect();
     let media = Media::make(&subject, &wanted)?;
     let memory: Vec<u32> =
         cases.iter().map(|case| if case.obstacle.is_none() { case.machine.memory_mib } else { 0 }).collect();

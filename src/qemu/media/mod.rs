@@ -20,8 +20,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use super::guest::Process;
 use super::machine::{Firmware, Medium, NBD_SERVER};
+use super::process::Process;
 use super::subject::Subject;
 use crate::boot;
 use crate::export::{self, Root};

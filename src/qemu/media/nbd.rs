@@ -16,8 +16,9 @@ use anyhow::{Context, Result, ensure};
 
 use super::Subject;
 use crate::host::{self, Tool};
-use crate::qemu::guest::{PURPOSE, Process};
+use crate::qemu::guest::PURPOSE;
 use crate::qemu::machine::{Arguments, nbd_relay};
+use crate::qemu::process::Process;
 
 /// Offers the root image in the exported directory `dir` as the export that is named as the
 /// install directory, and writes [`nbd_relay`]. It can be connected to at once.

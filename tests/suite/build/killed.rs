@@ -91,7 +91,7 @@ pub(super) fn nothing_partial(place: &Place) {
 }
 
 /// Waits until no program whose command line names the directory runs.
-pub(super) fn programs_end(dir: &Path) {
+pub fn programs_end(dir: &Path) {
     for (pid, line) in programs(dir) {
         assert!(pid_ended_within(pid, Duration::from_secs(60)), "{line}");
     }
