@@ -1,4 +1,4 @@
-//! `liveiso inspect ISO`
+//! `liveiso inspect MEDIUM`
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -8,15 +8,21 @@ use anyhow::Context;
 use super::{Exit, Failure};
 use crate::inspect::{self, lint};
 
-/// Show what is inside an ISO, of any maker.
+/// Show what is inside an ISO or a raw disk image, of any maker.
 ///
 /// Partition tables, El Torito, ESP, loaders and who signed them, kernels,
 /// initramfs, root image, packages. Tables are read, not data.
+///
+/// The fields of --json: format (iso, disk), length, volume, mbr, boot-code, gpt,
+/// el-torito, file-systems, esp, loaders, kernels, initramfs, images, packages,
+/// menu, files, damage; what is not there is null or empty. With --lint: a list
+/// of check, outcome (pass, not-applicable, warn, fail), reason, remedy.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The ISO.
-    iso: PathBuf,
-    /// Check what makes an ISO boot everywhere instead; exit status 5 if
+    /// The ISO, disk image or disk.
+    #[arg(value_name = "MEDIUM")]
+    medium: PathBuf,
+    /// Check what makes a medium boot everywhere instead; exit status 5 if
     /// something fails.
     #[arg(long)]
     lint: bool,
@@ -26,7 +32,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let inspection = inspect::inspect(&args.iso)?;
+    let inspection = inspect::inspect(&args.medium)?;
     let mut out = std::io::stdout().lock();
     if !args.lint {
         let text = match args.json {

@@ -10,6 +10,9 @@
 //! programs would cut off or lose, [`write()`] refuses by path.
 
 mod check;
+mod clusters;
+mod inode;
+mod read;
 mod superblock;
 
 use std::collections::BTreeMap;
@@ -27,6 +30,7 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 use crate::host::{Tool, find_tool};
 use crate::tree::{Content, Device, Inode, InodeId, Kind, Tree, display_path};
 
+pub use read::{Entry, Reader};
 pub use superblock::{HEAD, Parameters, is_erofs, parameters};
 
 /// What the programs are needed for, in messages.

@@ -25,6 +25,7 @@ mod pe;
 mod read;
 mod recognise;
 mod report;
+mod root;
 mod sort;
 mod squashed;
 mod unpack;

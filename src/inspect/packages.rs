@@ -7,9 +7,8 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::Inspection;
-use crate::format::squashfs;
+use super::root::Root;
 use crate::source::deb822::stanzas;
-use crate::tree::Content;
 
 /// No package database is larger (bytes).
 const MAX_DATABASE: u64 = 64 << 20;
@@ -41,11 +40,8 @@ pub struct Package {
 pub(super) fn find(inspection: &mut Inspection) -> Option<Packages> {
     let mut damage = Vec::new();
     let mut found = None;
-    for image in inspection.images.iter().filter(|image| image.squashfs.is_some()) {
-        let Content::Slice { file, offset, length } = &image.content else { continue };
-        let read =
-            squashfs::Reader::open(file, *offset, *length).and_then(|mut reader| database(&mut reader));
-        match read {
+    for image in &inspection.images {
+        match Root::open(image).and_then(|mut root| database(&mut root)) {
             Ok(Some((path, list))) => {
                 found = Some(Packages { source: format!("{}:{path}", image.file.path), list });
                 break;
@@ -62,7 +58,7 @@ pub(super) fn find(inspection: &mut Inspection) -> Option<Packages> {
     found
 }
 
-fn database(reader: &mut squashfs::Reader) -> Result<Option<(&'static str, Vec<Package>)>> {
+fn database(reader: &mut Root) -> Result<Option<(&'static str, Vec<Package>)>> {
     const DPKG: &str = "var/lib/dpkg/status";
     if let Some(bytes) = reader.read_file(DPKG.as_bytes(), MAX_DATABASE)? {
         return Ok(Some(("/var/lib/dpkg/status", dpkg(&String::from_utf8_lossy(&bytes)))));

@@ -204,7 +204,13 @@ fn write_systems(out: &mut String, it: &Inspection) -> std::fmt::Result {
             )?;
         }
         if let Some(erofs) = &image.erofs {
-            write!(out, ", {}, {} inodes", erofs_compression(erofs), erofs.inodes)?;
+            write!(
+                out,
+                ", {}, blocks of {} bytes, {} inodes",
+                erofs_compression(erofs),
+                erofs.block_size,
+                erofs.inodes
+            )?;
         }
         writeln!(out)?;
         if let Some(verity) = &image.verity {

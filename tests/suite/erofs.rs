@@ -3,11 +3,12 @@
 //! Needs erofs-utils, fakeroot and attr; QEMU for the boot.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use liveiso::cache::digest_file;
 use liveiso::cli::dev::read_directory;
-use liveiso::format::erofs::{HEAD, Options, Parameters, parameters, write};
+use liveiso::format::erofs::{HEAD, Options, Parameters, Reader, parameters, write};
 use liveiso::host::{Tool, environment};
 use liveiso::tree::{Tree, listing, parse_listing};
 use tempfile::TempDir;
@@ -37,6 +38,93 @@ fn kernel(image: &Path) -> Option<String> {
     let shown = read_directory(dir.path()).and_then(|tree| listing(&tree));
     Tool::new("umount", "tests").unwrap().arg(dir.path()).output().unwrap();
     Some(shown.unwrap())
+}
+
+/// Every file and name of images that mkfs.erofs makes with other options than ours.
+#[test]
+fn our_reader_reads_what_mkfs_erofs_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root");
+    fs::create_dir_all(root.join("many")).unwrap();
+    for n in 0..700 {
+        fs::write(root.join(format!("many/a-rather-long-name-for-file-{n}")), format!("{n}\n").repeat(n))
+            .unwrap();
+    }
+    let text: String =
+        (0..60_000_u32).map(|n| format!("line {} {}\n", n, n.wrapping_mul(2_654_435_761) % 997)).collect();
+    let mut noise = vec![0; 300_001];
+    blake3::Hasher::new().finalize_xof().fill(&mut noise);
+    let mixed = [text.as_bytes(), &noise, &vec![0; 100_000], text.as_bytes()].concat();
+    for (name, bytes) in [
+        ("text", text.as_bytes()),
+        ("noise", &noise),
+        ("mixed", &mixed),
+        ("empty", b""),
+        ("block", &noise[..4096]),
+    ] {
+        fs::write(root.join(name), bytes).unwrap();
+    }
+    std::os::unix::fs::symlink("../text", root.join("many/link")).unwrap();
+    for options in [
+        &[][..],
+        &["-zlz4"],
+        &["-zlz4hc,12", "-C65536"],
+        &["-zlz4hc,9", "-C65536", "-Eztailpacking"],
+        &["-zlz4", "-Eztailpacking"],
+        &["-zlz4hc,12", "-C1048576"],
+    ] {
+        let out = dir.path().join("x.erofs");
+        let mkfs = Tool::new("mkfs.erofs", "tests").unwrap().arg("--quiet").args(options);
+        mkfs.arg(&out).arg(&root).output().unwrap();
+        let reader = Reader::open(&out, 0, fs::metadata(&out).unwrap().len()).unwrap();
+        let entries = reader.entries().unwrap_or_else(|e| panic!("{options:?}: {e:#}"));
+        let paths: Vec<String> =
+            entries.iter().map(|entry| String::from_utf8(entry.path.clone()).unwrap()).collect();
+        let tree = read_directory(&root).unwrap();
+        let mut expected: Vec<String> =
+            tree.walk().map(|entry| String::from_utf8(entry.path.clone()).unwrap()).collect();
+        expected.sort();
+        assert_eq!(paths, expected, "{options:?}");
+        for entry in &entries {
+            let path = root.join(std::str::from_utf8(&entry.path).unwrap());
+            if entry.mode & 0o170000 == 0o100000 {
+                let found =
+                    reader.read_file(&entry.path, 8 << 20).unwrap_or_else(|e| panic!("{options:?}: {e:#}"));
+                assert!(found.unwrap() == fs::read(&path).unwrap(), "{options:?}: {}", path.display());
+            }
+            let target = fs::read_link(&path).ok().map(|target| target.into_os_string().into_encoded_bytes());
+            assert_eq!(entry.target, target, "{options:?}: {}", path.display());
+        }
+        assert_eq!(reader.read_file(b"many/nothing", 10).unwrap(), None);
+        assert!(reader.read_file(b"text", 10).is_err());
+    }
+}
+
+/// Damage is an error or other bytes, never a panic and no memory beyond the image's.
+#[test]
+fn damaged_images_never_panic() {
+    let (_dir, out) = image(&generated(5), &OPTIONS);
+    let good = fs::read(&out).unwrap();
+    let length = good.len() as u64;
+    let look = || {
+        let Ok(reader) = Reader::open(&out, 0, length) else { return };
+        for entry in reader.entries().unwrap_or_default().iter().take(60) {
+            let _ = reader.read_file(&entry.path, 1 << 20);
+        }
+    };
+    let file = fs::File::options().write(true).open(&out).unwrap();
+    let (dense, sparse) = ((1024..3000).step_by(3), (3000..good.len()).step_by(good.len() / 150 + 1));
+    for at in dense.chain(sparse) {
+        for flip in [0x01, 0x80, 0xff] {
+            file.write_all_at(&[good[at] ^ flip], at as u64).unwrap();
+            look();
+        }
+        file.write_all_at(&good[at..=at], at as u64).unwrap();
+    }
+    for cut in (0..good.len()).rev().step_by(good.len() / 60 + 1) {
+        file.set_len(cut as u64).unwrap();
+        look();
+    }
 }
 
 /// dump.erofs sees what we see in the superblock.
@@ -132,6 +220,7 @@ fn tiny_on_erofs_is_inspected_and_boots_in_40_mib() {
     let (start, end) =
         ("image        /liveiso/i386/airootfs.erofs: erofs, ", " bytes, lz4, clusters up to 64 KiB, ");
     assert!(images[0].starts_with(start) && images[0].contains(end), "{report}");
+    assert!(!report.contains("\ndamaged"), "{report}");
     let (code, report, _) = ran(liveiso(["inspect", "--lint"]).arg(&iso).output().unwrap());
     assert_eq!(code, Some(0), "{report}");
     let words = ["test", "--json", "--firmware", "bios", "--medium", "cd", "--memory", "40"];

@@ -13,8 +13,10 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use liveiso::format::erofs;
 use liveiso::inspect::lint::{Outcome, lint};
 use liveiso::inspect::{inspect, text};
+use liveiso::tree::parse_listing;
 use tempfile::TempDir;
 
 use crate::support::{liveiso, ran, tiny};
@@ -73,6 +75,31 @@ fn a_report_names_everything() {
         ]
     );
     assert_eq!(find("damaged"), Vec::<&str>::new());
+}
+
+/// The list of packages in an EROFS image, and one that is damaged.
+#[test]
+fn packages_of_an_erofs_image_are_named() {
+    let dir = TempDir::new().unwrap();
+    let (work, image) = (dir.path().join("work"), dir.path().join("root.erofs"));
+    fs::create_dir(&work).unwrap();
+    let mut medium = Medium::good();
+    let options = erofs::Options { level: 12, cluster_size: 65536, timestamp: 1_767_225_600 };
+    erofs::write(&parse_listing(&medium.root).unwrap(), &options, &work, &image).unwrap();
+    let mut bytes = fs::read(&image).unwrap();
+    medium.files.insert(medium::ROOT.to_string(), bytes.clone());
+    let it = inspect(&medium.write(dir.path(), "x")).unwrap();
+    let packages = it.packages.unwrap();
+    let shown: Vec<String> =
+        packages.list.iter().map(|p| format!("{} {} {}", p.name, p.version, p.arch)).collect();
+    assert_eq!(
+        (packages.source, shown),
+        (format!("/{}:/var/lib/dpkg/status", medium::ROOT), vec!["nano 7.2-1 i386".to_string()])
+    );
+    bytes[1024 + 14] ^= 0xff;
+    medium.files.insert(medium::ROOT.to_string(), bytes);
+    let it = inspect(&medium.write(dir.path(), "x")).unwrap();
+    assert_eq!((it.packages, it.damage.len()), (None, 1));
 }
 
 #[test]

@@ -4,7 +4,8 @@
 //! ```text
 //!   0 magic          4 checksum       8 compatible features   12 log2 of a block
 //!  13 extra slots of 16 bytes        16 inodes (8)            24 time (8)
-//!  36 blocks        48 UUID (16)     80 incompatible features 84 compressors, one a bit
+//!  14 root inode (2)                 36 blocks               40 block of the inodes
+//!  48 UUID (16)     80 incompatible features                 84 compressors, one a bit
 //! 128 extra slots, then for each compressor: length (2) and settings,
 //!     of LZ4: distance (2), blocks of the largest cluster (2)
 //! ```
@@ -44,6 +45,37 @@ pub struct Parameters {
     pub time: u64,
 }
 
+/// Where files are found.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Superblock {
+    /// log2 of a block's bytes.
+    pub block_bits: u32,
+    /// Number of the root's inode.
+    pub root: u64,
+    /// Whether compressed clusters are padded in front, not behind.
+    pub zero_padding: bool,
+    /// Block from which inodes are counted.
+    pub meta_block: u32,
+}
+
+impl Superblock {
+    pub fn decode(head: &[u8]) -> Result<Superblock> {
+        let parameters = parameters(head)?;
+        let at = |offset, length| number(head, START + offset, length).context("the superblock is cut off");
+        Ok(Superblock {
+            block_bits: parameters.block_size.ilog2(),
+            root: at(14, 2)?,
+            zero_padding: at(80, 4)? as u32 & ZERO_PADDING != 0,
+            meta_block: at(40, 4)? as u32,
+        })
+    }
+}
+
+/// The name of a compressor by its number.
+pub(super) fn compressor(number: usize) -> String {
+    COMPRESSORS.get(number).map_or_else(|| format!("number {number}"), |name| name.to_string())
+}
+
 /// Whether an image begins like this.
 pub fn is_erofs(head: &[u8]) -> bool {
     number(head, START, 4) == Some(u64::from(MAGIC))
@@ -61,10 +93,8 @@ pub fn parameters(head: &[u8]) -> Result<Parameters> {
     let block_size = 1_u32 << bits;
     let features = at(80, 4)? as u32;
     let present = if features & COMPRESSOR_SETTINGS != 0 { at(84, 2)? } else { 0 };
-    let mut compression: Vec<String> = (0..16)
-        .filter(|bit| present >> bit & 1 == 1)
-        .map(|bit| COMPRESSORS.get(bit).map_or_else(|| format!("number {bit}"), |name| name.to_string()))
-        .collect();
+    let mut compression: Vec<String> =
+        (0..16).filter(|bit| present >> bit & 1 == 1).map(compressor).collect();
     let mut cluster_size = None;
     if present & 1 == 1 {
         // LZ4's settings are the first.

@@ -3,10 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::{Inspection, Verdict, judge, not_applicable};
-use crate::format::squashfs;
 use crate::inspect::initramfs::builtin_names;
+use crate::inspect::root::Root;
 use crate::inspect::{Initramfs, menu};
-use crate::tree::Content;
 
 /// Disks, USB sticks, discs, the ISO's own file system, files as devices.
 const ALWAYS: [&str; 5] = ["sd_mod", "usb_storage", "sr_mod", "isofs", "loop"];
@@ -182,9 +181,8 @@ fn builtin(it: &Inspection, initramfs: &Initramfs) -> Option<BTreeSet<String>> {
         return contents.builtin.clone();
     }
     let release = contents.releases.first()?;
-    for image in it.images.iter().filter(|image| image.squashfs.is_some()) {
-        let Content::Slice { file, offset, length } = &image.content else { continue };
-        let Ok(mut reader) = squashfs::Reader::open(file, *offset, *length) else { continue };
+    for image in &it.images {
+        let Ok(mut reader) = Root::open(image) else { continue };
         for top in ["usr/lib", "lib"] {
             let path = format!("{top}/modules/{release}/modules.builtin");
             if let Ok(Some(text)) = reader.read_file(path.as_bytes(), MAX_LIST) {

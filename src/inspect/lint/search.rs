@@ -70,7 +70,7 @@ pub(super) fn search_file(it: &Inspection) -> Verdict {
             problems.push(format!("{} searches for {path}, which the medium has not", config.path));
         }
         let is_hidden = |path: &&str| path.contains("/.");
-        if it.is_ours() && !there.is_empty() && there.iter().all(|path| is_hidden(path)) {
+        if it.is_ours() && !there.is_empty() && there.iter().all(is_hidden) {
             problems.push(format!("{} searches for {}, which copying may leave out", config.path, there[0]));
         }
         known.extend(there);

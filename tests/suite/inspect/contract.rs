@@ -95,7 +95,8 @@ fn defects_of_sectors_are_caught() {
     let place = (isolinux / 512).to_le_bytes();
     let grub = (isolinux / 512 + 4).to_le_bytes();
     let text = b"isolinux.bin missing or corrupt";
-    let cases: [(&str, &[(u64, &[u8])], &[&str]); 11] = [
+    type Case<'c> = (&'c str, &'c [(u64, &'c [u8])], &'c [&'c str]);
+    let cases: [Case<'_>; 11] = [
         ("the first partition reaches into the ESP", &[(458, &[0xd0, 0x07])], &["partition-overlap fail"]),
         ("no descriptors for the first partition", &[(first + 32768, &[0; 6])], &["iso-partition fail"]),
         ("ISOLINUX's code with another block", &[(100, text), (432, &[1, 2, 3, 4])], &["mbr-loader fail"]),
