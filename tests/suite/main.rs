@@ -21,6 +21,7 @@ pub mod kmod;
 mod layouts;
 mod live;
 mod lock;
+mod memory;
 mod menus;
 mod profiles;
 mod secure;
