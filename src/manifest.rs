@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::cache::FileDigest;
-use crate::initramfs::Sizes;
+use crate::initramfs::{Kernel, Sizes};
 use crate::output::{Artifact, publish};
 use crate::plan::{Arch, BootMode, Package, Plan};
 
@@ -99,9 +99,9 @@ pub struct InitramfsReport {
 }
 
 impl InitramfsReport {
-    /// The figures for one architecture's kernel.
-    pub fn new(sizes: Sizes, arch: Arch) -> InitramfsReport {
-        InitramfsReport { sizes, predicted_ram: sizes.predicted_ram(arch), summary: sizes.summary(arch) }
+    /// The figures for one kernel.
+    pub fn new(sizes: Sizes, kernel: Kernel) -> InitramfsReport {
+        InitramfsReport { sizes, predicted_ram: sizes.predicted_ram(kernel), summary: sizes.summary(kernel) }
     }
 }
 

@@ -28,6 +28,7 @@ use anyhow::{Context, Result, anyhow};
 use serde::Serialize;
 
 use crate::cache::{Cache, FileDigest, StageOutput, hex_sha256, retry_damaged};
+use crate::initramfs::Kernel;
 use crate::manifest::{FirmwareReads, InitramfsReport, Manifest, Measured, package_list};
 use crate::output::{Artifact, prepare, publish};
 use crate::plan::{Arch, Budget, Layout, Package, Plan};
@@ -114,7 +115,7 @@ pub type Roots = Vec<(Arch, StageOutput)>;
 fn check_budget(plan: &Plan, kernels: &Kernels) -> Result<()> {
     for (arch, initramfs) in kernels {
         let memory = plan.budget.memory.filter(|_| *arch == plan.arch);
-        initramfs::sizes(initramfs)?.check(*arch, &Budget { memory, ..plan.budget })?;
+        initramfs::sizes(initramfs)?.check(Kernel::of(plan, *arch), &Budget { memory, ..plan.budget })?;
     }
     Ok(())
 }
@@ -193,7 +194,7 @@ fn finish(
         let prefix = prefix(*arch);
         images.insert(format!("{prefix}initrd.img"), iso.digest(&initrd).clone());
         images.insert(format!("{prefix}vmlinuz"), initramfs.digest(initramfs::KERNEL).clone());
-        reports.push(InitramfsReport::new(initramfs::sizes(initramfs)?, *arch));
+        reports.push(InitramfsReport::new(initramfs::sizes(initramfs)?, Kernel::of(plan, *arch)));
     }
     let mut reports = reports.into_iter();
     let initramfs = reports.next().context("a plan has a kernel")?;

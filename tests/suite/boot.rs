@@ -283,14 +283,14 @@ pub fn names(cells: &[serde_json::Value]) -> Vec<&str> {
 pub const MOST_SHMEM_KB: u64 = 1024;
 
 #[test]
-fn tiny_boots_in_40_mib() {
-    let cells = boots(tiny(), &["--firmware", "bios", "--medium", "cd", "--memory", "40"]);
+fn tiny_boots_in_37_mib() {
+    let cells = boots(tiny(), &["--firmware", "bios", "--medium", "cd", "--memory", "37"]);
     assert_eq!(names(&cells), ["bios-cd"]);
 }
 
 #[test]
 fn tiny_leaves_the_memory_of_a_128_mib_machine_to_its_user() {
-    let least = ["--firmware", "bios", "--medium", "cd", "--min-available", "99900"];
+    let least = ["--firmware", "bios", "--medium", "cd", "--min-available", "100000"];
     let cells = boots(tiny(), &least);
     assert_eq!(names(&cells), ["bios-cd"]);
     assert_eq!(cells[0]["memory-mib"], 128);
@@ -312,8 +312,8 @@ fn rescue_boots_on_every_machine_of_the_matrix() {
 }
 
 #[test]
-fn rescue_boots_in_64_mib() {
-    let cells = boots(rescue(), &["--firmware", "bios", "--medium", "cd", "--memory", "64"]);
+fn rescue_boots_in_48_mib() {
+    let cells = boots(rescue(), &["--firmware", "bios", "--medium", "cd", "--memory", "48"]);
     assert_eq!(names(&cells), ["bios-cd"]);
 }
 

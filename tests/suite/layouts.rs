@@ -17,7 +17,7 @@ use crate::boot::{MOST_SHMEM_KB, boots};
 use crate::support::{self, Ran, built, liveiso, profile, ran};
 
 /// A profile with the root of profiles/tiny and this instead of its [initramfs].
-fn tiny_with(initramfs: &str, files: &[(&str, &[u8])]) -> tempfile::TempDir {
+pub fn tiny_with(initramfs: &str, files: &[(&str, &[u8])]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     support::tiny_with(dir.path(), initramfs);
     for (name, bytes) in files {
@@ -67,7 +67,7 @@ fn squashed() -> &'static (PathBuf, String) {
     })
 }
 
-fn extracted(image: &Path, path: &str) -> Vec<u8> {
+pub fn extracted(image: &Path, path: &str) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     let tool = Tool::new("xorriso", "tests").unwrap().args(["-osirrox", "on", "-indev"]).arg(image);

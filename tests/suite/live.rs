@@ -27,8 +27,8 @@
 //! | 11 | fixed 256M for changes | init::options…: from RAM; rwsize= sets it |
 //! | 12 | uncapped changes | the same: always a size |
 //! | 13 | initramfs not unpacked whole | initramfs::: the sentinel is last; /init's words are not booted: needs a machine size found by search |
-//! | 14 | 64 MiB dictionary | initramfs::the_default_initramfs… (window 1 MiB) |
-//! | 15 | large squashfs blocks | boot::tiny_boots_in_40_mib |
+//! | 14 | 64 MiB dictionary | initramfs::the_default_initramfs… (window of at most 1 MiB) |
+//! | 15 | large squashfs blocks | boot::tiny_boots_in_37_mib |
 //! | 16 | failed unmounting at shutdown | halting_releases…, init_systems:: (systemd, sysvinit), changes_persist… (e2fsck finds nothing) |
 //! | 17 | medium pulled, machine wedged | after_toram… (disk unplugged); without toram not prevented: the root is on it |
 //! | 18 | badly written stick | a_flipped_byte…, verity::a_flipped_bit… |

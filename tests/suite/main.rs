@@ -22,6 +22,7 @@ mod layouts;
 mod live;
 mod lock;
 mod machines;
+mod memory;
 mod menus;
 mod netlink;
 mod profiles;
