@@ -19,6 +19,8 @@ pub(super) struct Start {
     /// The same.
     pub initrd: String,
     pub options: String,
+    /// Of two kernels this is the one for 64-bit processors.
+    pub long_mode: bool,
 }
 
 /// What the three menus say.
@@ -36,13 +38,20 @@ pub(super) struct Menus<'m> {
 /// copied to RAM anyway, and its digest compared.
 const OF_A_MEDIUM: [&str; 3] = ["toram", "persistence", "verify"];
 
-/// The entries of the medium's menu that start its own kernel; of several menus the first that has any.
+/// The medium's menus, GRUB's and ISOLINUX's; with two kernels the first only chooses among the others.
+const MENUS: [[&str; 3]; 2] = [
+    ["/boot/grub/grub.cfg", "/boot/grub/i386.cfg", FOR_LONG_MODE[0]],
+    ["/isolinux/isolinux.cfg", "/isolinux/i386.cfg", FOR_LONG_MODE[1]],
+];
+const FOR_LONG_MODE: [&str; 2] = ["/boot/grub/amd64.cfg", "/isolinux/amd64.cfg"];
+
+/// The entries of the medium's menu that start its own kernels; of both loaders' menus the first that has any.
 pub(super) fn starts(entries: &[MenuEntry], install_dir: &str) -> Vec<Start> {
     let ours = format!("/{install_dir}/boot/");
-    for config in ["/boot/grub/grub.cfg", "/isolinux/isolinux.cfg"] {
+    for configs in MENUS {
         let found: Vec<Start> = entries
             .iter()
-            .filter(|entry| entry.config == config && entry.kernel.starts_with(&ours))
+            .filter(|entry| configs.contains(&&*entry.config) && entry.kernel.starts_with(&ours))
             // What is behind a variable is not to be known here.
             .filter(|entry| !entry.kernel.contains('$'))
             .filter_map(|entry| {
@@ -65,8 +74,12 @@ fn start(entry: &MenuEntry) -> Option<Start> {
         kernel: entry.kernel.trim_start_matches('/').to_string(),
         initrd: initrd.trim_start_matches('/').to_string(),
         options: words.collect::<Vec<_>>().join(" "),
+        long_mode: FOR_LONG_MODE.contains(&&*entry.config),
     })
 }
+
+/// Entries of one menu with their numbers, which go on from menu to menu.
+type Numbered = Vec<(usize, Start)>;
 
 impl Start {
     fn has_word(&self, word: &str) -> bool {
@@ -98,6 +111,11 @@ impl Menus<'_> {
         entries
     }
 
+    /// The same for any processor, and for 64-bit ones where they have a kernel of their own.
+    fn by_processor(&self, base: &str) -> (Numbered, Numbered) {
+        self.entries(base).into_iter().enumerate().partition(|(_, start)| !start.long_mode)
+    }
+
     /// Whether any entry says where the directory is.
     fn has_base(&self) -> bool {
         self.roots.contains(&Root::Http)
@@ -121,13 +139,16 @@ impl Menus<'_> {
                 "isset ${cwuri} && set base ${cwuri} || set base tftp://${next-server}/${filename}\n\n",
             ),
         }
-        let entries = self.entries("${base}");
-        writeln!(text, ":menu\nmenu {}", self.about).expect("writing to a String");
-        for (n, start) in entries.iter().enumerate() {
-            writeln!(text, "item start{n} {}", start.title).expect("writing to a String");
+        let (any, long_mode) = self.by_processor("${base}");
+        text.push_str(":menu\n");
+        if !long_mode.is_empty() {
+            // Bit 29: long mode. An iPXE without the command takes the kernel that runs everywhere.
+            text.push_str("cpuid --ext 29 && goto long_mode || goto any\n\n:long_mode\n");
+            text.push_str(&self.ipxe_choice(&long_mode));
+            text.push_str("\n:any\n");
         }
-        text.push_str("choose --default start0 --timeout 5000 start && goto ${start} || exit\n");
-        for (n, start) in entries.iter().enumerate() {
+        text.push_str(&self.ipxe_choice(&any));
+        for (n, start) in any.iter().chain(&long_mode) {
             let file = start.initrd.rsplit('/').next().unwrap_or_default();
             let Start { kernel, initrd, options, .. } = start;
             write!(
@@ -141,8 +162,33 @@ impl Menus<'_> {
         text
     }
 
-    /// `pxelinux.cfg/default`; /init asks DHCP where pxelinux.0 lies.
-    pub(super) fn pxelinux(&self) -> String {
+    fn ipxe_choice(&self, entries: &Numbered) -> String {
+        let mut text = format!("menu {}\n", self.about);
+        for (n, start) in entries {
+            writeln!(text, "item start{n} {}", start.title).expect("writing to a String");
+        }
+        let first = entries.first().map_or(0, |(n, _)| *n);
+        writeln!(text, "choose --default start{first} --timeout 5000 start && goto ${{start}} || exit")
+            .expect("writing to a String");
+        text
+    }
+
+    /// The files of `pxelinux.cfg`, by name; /init asks DHCP where pxelinux.0 lies.
+    pub(super) fn pxelinux(&self) -> Vec<(&'static str, String)> {
+        let (any, long_mode) = self.by_processor(self.url.unwrap_or("tftp:"));
+        if long_mode.is_empty() {
+            return vec![("default", self.pxelinux_menu(&any))];
+        }
+        let choice = "default choose\nprompt 0\n\nlabel choose\n  com32 ifcpu64.c32\n  append amd64 -- i386\n\n\
+                      label amd64\n  config pxelinux.cfg/amd64\n\nlabel i386\n  config pxelinux.cfg/i386\n";
+        vec![
+            ("default", format!("{}{choice}", heading(self.about))),
+            ("amd64", self.pxelinux_menu(&long_mode)),
+            ("i386", self.pxelinux_menu(&any)),
+        ]
+    }
+
+    fn pxelinux_menu(&self, entries: &Numbered) -> String {
         let mut text = heading(self.about);
         let [serial, _] = self.serial();
         if !serial.is_empty() {
@@ -150,9 +196,9 @@ impl Menus<'_> {
         }
         writeln!(text, "ui menu.c32\nprompt 0\ntimeout 50\nmenu title {}", self.about)
             .expect("writing to a String");
-        for (n, start) in self.entries(self.url.unwrap_or("tftp:")).iter().enumerate() {
-            let Start { title, kernel, initrd, options } = start;
-            let default = if n == 0 { "\n  menu default" } else { "" };
+        for (at, (n, start)) in entries.iter().enumerate() {
+            let Start { title, kernel, initrd, options, .. } = start;
+            let default = if at == 0 { "\n  menu default" } else { "" };
             write!(
                 text,
                 "\nlabel start{n}\n  menu label {title}{default}\n  linux {kernel}\n  initrd {initrd}\n  \
@@ -183,17 +229,31 @@ impl Menus<'_> {
             writeln!(text, "{serial}").expect("writing to a String");
         }
         text.push_str("set default=0\nset timeout=5\nset timeout_style=menu\n");
-        for Start { kernel, initrd, options, title } in self.entries("$base") {
-            let title = title.replace('\'', r"'\''");
-            write!(
-                text,
-                "\nmenuentry '{title}' {{\n  linux $dir/{kernel} {options}\n  \
-                 initrd $dir/{initrd}\n}}\n"
-            )
-            .expect("writing to a String");
+        let (any, long_mode) = self.by_processor("$base");
+        match long_mode.is_empty() {
+            true => text.push_str(&grub_entries(&any)),
+            // A GRUB without the command cpuid takes the kernel that runs everywhere.
+            false => {
+                let (any, long_mode) = (grub_entries(&any), grub_entries(&long_mode));
+                text.push_str(&format!("\nif cpuid -l; then\n{long_mode}\nelse\n{any}\nfi\n"));
+            }
         }
         text
     }
+}
+
+fn grub_entries(entries: &Numbered) -> String {
+    let mut text = String::new();
+    for (_, Start { kernel, initrd, options, title, .. }) in entries {
+        let title = title.replace('\'', r"'\''");
+        write!(
+            text,
+            "\nmenuentry '{title}' {{\n  linux $dir/{kernel} {options}\n  \
+             initrd $dir/{initrd}\n}}\n"
+        )
+        .expect("writing to a String");
+    }
+    text
 }
 
 #[cfg(test)]
@@ -230,6 +290,7 @@ mod tests {
             kernel: "liveiso/boot/i386/vmlinuz".to_string(),
             initrd: "liveiso/boot/i386/initrd.img".to_string(),
             options: "quiet".to_string(),
+            long_mode: false,
         };
         for entries in [&entries[..], &entries[..1]] {
             assert_eq!(starts(entries, "liveiso"), std::slice::from_ref(&expected));
@@ -245,7 +306,7 @@ mod tests {
             Menus { about: "x 1", starts: &starts, url: Some("http://192.0.2.1/live"), roots: &[Root::Http] };
         for (text, lines) in [
             (menus.ipxe(), &["set base http://192.0.2.1/live/boot.ipxe", "item start0 It's x"][..]),
-            (menus.pxelinux(), &["  append quiet liveiso.net=http://192.0.2.1/live"]),
+            (menus.pxelinux().remove(0).1, &["  append quiet liveiso.net=http://192.0.2.1/live"]),
             (menus.grub(), &["set base=http://192.0.2.1/live", r"menuentry 'It'\''s x' {"]),
         ] {
             for line in lines {
@@ -261,7 +322,7 @@ mod tests {
         let roots = ["nbd=/x", "nfs=192.0.2.9:/x"].map(|text| text.parse().unwrap());
         let said = |url: Option<&str>, roots: &[Root]| {
             let menus = Menus { about: "x 1", starts: &starts, url, roots };
-            [menus.ipxe(), menus.pxelinux(), menus.grub()].map(|text| {
+            [menus.ipxe(), menus.pxelinux().remove(0).1, menus.grub()].map(|text| {
                 let words = text.split_ascii_whitespace().filter(|word| word.starts_with("liveiso."));
                 words.map(str::to_string).collect::<Vec<_>>()
             })
@@ -281,5 +342,71 @@ mod tests {
             assert!(grub.lines().any(|l| l == line), "{line}\n{grub}");
         }
         assert!(!grub.contains("base") && !menus.ipxe().contains("base"));
+    }
+
+    #[test]
+    fn the_processor_chooses_between_two_kernels() {
+        let entries = ["i386", "amd64"].map(|arch| MenuEntry {
+            title: arch.to_string(),
+            initrds: vec![format!("/liveiso/boot/{arch}/initrd.img")],
+            ..entry(&format!("/boot/grub/{arch}.cfg"), &format!("/liveiso/boot/{arch}/vmlinuz"), "quiet")
+        });
+        let starts = starts(&entries, "liveiso");
+        let menus = Menus { about: "x 1", starts: &starts, url: None, roots: &[Root::Http] };
+        let ipxe = "\
+:menu
+cpuid --ext 29 && goto long_mode || goto any
+
+:long_mode
+menu x 1
+item start1 amd64
+choose --default start1 --timeout 5000 start && goto ${start} || exit
+
+:any
+menu x 1
+item start0 i386
+choose --default start0 --timeout 5000 start && goto ${start} || exit
+
+:start0
+kernel liveiso/boot/i386/vmlinuz initrd=initrd.img quiet liveiso.net=${base} || goto failed
+initrd liveiso/boot/i386/initrd.img || goto failed
+boot || goto failed
+
+:start1
+kernel liveiso/boot/amd64/vmlinuz initrd=initrd.img quiet liveiso.net=${base} || goto failed
+initrd liveiso/boot/amd64/initrd.img || goto failed
+boot || goto failed
+";
+        let written = menus.ipxe();
+        assert!(written.contains(ipxe), "{written}");
+        let grub = "\
+if cpuid -l; then
+
+menuentry 'amd64' {
+  linux $dir/liveiso/boot/amd64/vmlinuz quiet liveiso.net=$base
+  initrd $dir/liveiso/boot/amd64/initrd.img
+}
+
+else
+
+menuentry 'i386' {
+  linux $dir/liveiso/boot/i386/vmlinuz quiet liveiso.net=$base
+  initrd $dir/liveiso/boot/i386/initrd.img
+}
+
+fi
+";
+        let written = menus.grub();
+        assert!(written.ends_with(grub), "{written}");
+        let written = menus.pxelinux();
+        let [("default", choice), ("amd64", amd64), ("i386", i386)] = &written[..] else {
+            panic!("{written:?}")
+        };
+        let chooses = "label choose\n  com32 ifcpu64.c32\n  append amd64 -- i386\n";
+        assert!(choice.contains(chooses) && choice.ends_with("  config pxelinux.cfg/i386\n"), "{choice}");
+        for (menu, arch) in [(amd64, "amd64"), (i386, "i386")] {
+            let label = format!("  menu label {arch}\n  menu default\n  linux liveiso/boot/{arch}/vmlinuz\n");
+            assert!(menu.contains(&label) && menu.matches("\nlabel ").count() == 1, "{menu}");
+        }
     }
 }

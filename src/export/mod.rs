@@ -62,6 +62,8 @@ pub const GRUB_FOR_NETWORKS: [Loader; 2] = [
 const GRUB_CONFIGS: [&str; 2] = ["grub.cfg", "grub/grub.cfg"];
 /// What pxelinux.0 of the same Syslinux loads from beside itself.
 const SYSLINUX_MODULES: [&str; 3] = ["ldlinux.c32", "libutil.c32", "menu.c32"];
+/// And what chooses between two kernels, where a medium has them.
+const CHOOSER: [&str; 2] = ["ifcpu64.c32", "libcom32.c32"];
 
 /// An image from here on in RAM is worth a word (MiB).
 const LARGE_IMAGE_MIB: u64 = 64;
@@ -147,6 +149,10 @@ fn contents(
         !images.is_empty() || ways == [Root::Http],
         "the image has no root image that a server could offer: its root is in the initramfs"
     );
+    ensure!(
+        images.len() < 2 || !ways.iter().any(|way| matches!(way, Root::Nbd { .. })),
+        "the image has two roots, and a network block device is one; take --root nfs or --root http"
+    );
     let squashfs = images.iter().filter(|(path, _)| path.ends_with(".sfs"));
     let roots = squashfs.map(|(_, content)| reader(content)).collect::<Result<_>>()?;
     let mut sources = initramfs::Sources { kernels: options.kernels, roots };
@@ -177,7 +183,9 @@ fn contents(
     let menus = Menus { about: &about, starts: &starts, url, roots: ways };
     let mut text = |path: &str, text: String| files.insert(path.to_string(), Content::bytes(text));
     text("boot.ipxe", menus.ipxe());
-    text("pxelinux.cfg/default", menus.pxelinux());
+    for (name, menu) in menus.pxelinux() {
+        text(&format!("pxelinux.cfg/{name}"), menu);
+    }
     for path in GRUB_CONFIGS {
         text(path, menus.grub());
     }
@@ -195,7 +203,8 @@ fn named<'s>(subject: &'s Subject, path: &str) -> Result<&'s Content> {
 
 /// A large image in RAM surprises whoever has only small machines.
 fn memory_note(images: &Files, ways: &[Root]) -> Vec<String> {
-    let mib = images.values().map(Content::len).sum::<u64>().div_ceil(1 << 20);
+    // Of two roots a machine takes one.
+    let mib = images.values().map(Content::len).max().unwrap_or_default().div_ceil(1 << 20);
     let surprising = mib >= LARGE_IMAGE_MIB && ways == [Root::Http];
     let note = || {
         format!(
@@ -222,7 +231,8 @@ fn add_loaders(subject: &Subject, packages: Option<&Tree>, files: &mut Files) {
             files.insert(loader.name().to_string(), content.clone());
         }
     }
-    for name in SYSLINUX_MODULES {
+    let choice = subject.file(&format!("isolinux/{}", CHOOSER[0])).map(|_| CHOOSER);
+    for name in SYSLINUX_MODULES.into_iter().chain(choice.into_iter().flatten()) {
         if let Some(content) = subject.file(&format!("isolinux/{name}")) {
             files.insert(name.to_string(), content.clone());
         }

@@ -40,8 +40,8 @@ pub use netlink::netlink_program;
 pub use pack::{Packed, id_archive, pack};
 pub use programs::add_programs;
 pub use resident::make_resident;
-pub(crate) use sizes::mebibytes;
 pub use sizes::{Kernel, Sizes};
+pub(crate) use sizes::{UNTRACED, mebibytes};
 pub use squashed::{squash, unsquash};
 
 /// /init and its parts, by path in the archive.

@@ -14,7 +14,7 @@ const ID_ARCHIVE: u64 = 1024;
 /// What a tmpfs of half the free memory does not get, in bytes.
 const TMPFS: u64 = 1_434 << 10;
 /// The word that keeps a kernel from making the files of its tracer.
-const UNTRACED: &str = "initcall_blacklist=tracer_init_tracefs";
+pub(crate) const UNTRACED: &str = "initcall_blacklist=tracer_init_tracefs";
 
 /// A kernel, as far as its memory goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -24,6 +24,7 @@ use super::report::Shell;
 use super::serial::Stopped;
 use super::subject::Subject;
 use crate::format::squashfs;
+use crate::initramfs::UNTRACED;
 
 /// One event takes about 48 bytes; the kernel says when it has lost any.
 const TRACE: &str = "trace_event=filemap:mm_filemap_add_to_page_cache trace_buf_size=4M";
@@ -119,6 +120,10 @@ fn boot_order(numbers: &[u32], located: &[squashfs::Located]) -> Vec<String> {
     numbers.iter().filter_map(path).filter(fits).map(|path| format!("/{path}")).collect()
 }
 
+/// The medium's menus; of two kernels the first has one of its own.
+const MENUS: [&str; 4] =
+    ["isolinux/i386.cfg", "isolinux/isolinux.cfg", "boot/grub/i386.cfg", "boot/grub/grub.cfg"];
+
 /// What a medium is booted with, taken out of it.
 struct Parts {
     kernel: PathBuf,
@@ -145,7 +150,7 @@ impl Parts {
             copied.with_context(|| format!("writing {}", to.display()))?;
             Ok(to)
         };
-        let menu = ["isolinux/isolinux.cfg", "boot/grub/grub.cfg"].into_iter().find_map(|n| subject.file(n));
+        let menu = MENUS.into_iter().find_map(|name| subject.file(name));
         let menu = menu.with_context(|| format!("{} has no boot menu", image.display()))?.read_all()?;
         Ok(Parts {
             kernel: take("/vmlinuz")?,
@@ -172,16 +177,18 @@ impl Parts {
     }
 }
 
-/// The first entry's kernel command line, of an ISOLINUX or a GRUB menu.
+/// The first entry's kernel command line, of an ISOLINUX or a GRUB menu, less
+/// the word that keeps tracefs, which a recording needs, from being there.
 fn command_line(menu: &str) -> Option<String> {
     menu.lines().map(str::trim).find_map(|line| {
         let words: Vec<&str> = line.split_ascii_whitespace().collect();
-        match words[..] {
-            ["append", ref rest @ ..] => Some(rest.join(" ")),
+        let rest = match words[..] {
+            ["append", ref rest @ ..] => rest,
             // SYSLINUX has a keyword `linux` too, with nothing but the file.
-            ["linux", _, ref rest @ ..] if !rest.is_empty() => Some(rest.join(" ")),
-            _ => None,
-        }
+            ["linux", _, ref rest @ ..] if !rest.is_empty() => rest,
+            _ => return None,
+        };
+        Some(rest.iter().copied().filter(|word| *word != UNTRACED).collect::<Vec<_>>().join(" "))
     })
 }
 
@@ -229,7 +236,7 @@ mod tests {
     fn command_lines_of_menus() {
         for (menu, expected) in [
             (
-                "label live\n  linux /l/vmlinuz\n  initrd /l/i\n  append console=tty0 quiet\n",
+                "label live\n  linux /l/vmlinuz\n  initrd /l/i\n  append console=tty0 initcall_blacklist=tracer_init_tracefs quiet\n",
                 Some("console=tty0 quiet"),
             ),
             ("menuentry 'x' {\n\tlinux /l/vmlinuz a  b=c\n\tinitrd /l/i\n}\n", Some("a b=c")),

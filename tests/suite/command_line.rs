@@ -36,7 +36,7 @@ fn exit_codes_and_streams_are_as_published() {
     assert_eq!(run(&["check", "--offline", &doubtful], &[]), (Some(0), String::new(), warning));
     let error = format!(
         "error: `iso-name` must be a string, but this is an integer\n --> {bad}/profile.toml:1:12\n  |\n\
-         1 | iso-name = 5\n  |            ^\n"
+         1 | iso-name = 5\n  |            ^\n  |\n  = help: write `\"5\"`\n"
     );
     assert_eq!(run(&["check", "--offline", &bad], &[]), (Some(3), String::new(), error));
     let (code, stdout, stderr) = run(&["check", "--offline", "--color=always", &bad], &[]);
