@@ -43,7 +43,7 @@
 //! | 27 | rootfs.img in squashfs | none: the squashfs is the root |
 //! | 28 | dd-written hybrid seen only as a whole disk | a_flipped_byte… (whole disk without partitions) |
 //! | 29 | slow drive, no medium at first | none: QEMU's drive is ready at once; empty drives are asked again on every round |
-//! | 30 | 4096-byte sectors | none yet: /init goes through a loop device; boot once before release |
+//! | 30 | 4096-byte sectors | by hand: a scsi-hd with logical_block_size=4096 is found, through a loop device |
 //! | 31 | busybox's gaps | init::shellcheck…, and every boot here runs on busybox-static alone |
 
 mod beyond;
