@@ -26,7 +26,8 @@ file /liveiso/nothing 0444 0 0 size=0
 file /sub/ldlinux.sys 0444 0 0 size=59392
 ";
 
-fn options(table: DiskImage) -> Options {
+/// A disk image named RESCUE of 2026-01-01, with this partition table.
+pub fn options(table: DiskImage) -> Options {
     Options {
         table,
         boot_code: vec![0xeb; 440],

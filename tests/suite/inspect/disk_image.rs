@@ -4,14 +4,14 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use liveiso::format::disk::{self, START};
-use liveiso::format::fat::{self, FatKind};
+use liveiso::format::disk;
 use liveiso::inspect::{Format, Place, inspect, text};
 use liveiso::plan::DiskImage;
 use tempfile::TempDir;
 
 use super::findings;
 use super::medium::{GRUB, INITRD, KERNEL, Medium, ROOT, patch};
+use crate::disk::options;
 use crate::support::oracle;
 
 /// The good medium as a disk image with SYSLINUX's menu.
@@ -22,20 +22,8 @@ fn image(dir: &Path, table: DiskImage) -> PathBuf {
     medium.files.insert("syslinux/syslinux.cfg".to_string(), menu);
     medium.files.remove("boot/grub/loopback.cfg");
     medium.set("syslinux/ldlinux.sys", "SYSLINUX");
-    let options = disk::Options {
-        table,
-        boot_code: vec![0xeb; 440],
-        signature: 0x1234_abcd,
-        disk_guid: "01234567-89ab-4def-8123-456789abcdef".to_string(),
-        fat: fat::Options {
-            label: "RESCUE".to_string(),
-            volume_id: 7,
-            timestamp: 1_767_225_600,
-            kind: FatKind::Fat32 { hidden_sectors: START },
-        },
-    };
     let out = dir.join("disk.img");
-    disk::write(&medium.tree(dir), &options, &out).unwrap_or_else(|e| panic!("{e:#}"));
+    disk::write(&medium.tree(dir), &options(table), &out).unwrap_or_else(|e| panic!("{e:#}"));
     out
 }
 
