@@ -150,14 +150,15 @@ probed() {
 
 # What comes too late, of a disk that was changed meanwhile, is dropped.
 start_reading() {
-	local moments=1 new="$2.${3##*/}.reading"
+	local moments=10 new="$2.${3##*/}.reading"
 	true >"$new"
 	(
 		filesystem_type "$1" >"$new"
 		if [ "$(sed -n 1p "$2")" = "$3" ]; then mv "$new" "$2.type"; else rm -f "$new"; fi
 	) 2>/dev/null &
-	# Most answer at once: give them that moment before going round again. What was
-	# named gets two seconds, or the same files might be found elsewhere meanwhile.
+	# Most answer at once: half a second keeps the order of disks, and is all that a
+	# dying one costs. What was named gets two, or the same files might be found elsewhere
+	# meanwhile.
 	case $named in *" $1 "*) moments=40 ;; esac
 	while [ ! -e "$2.type" ] && [ "$moments" -gt 0 ]; do
 		moments=$((moments - 1))
