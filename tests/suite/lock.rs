@@ -358,7 +358,7 @@ fn every_mistake_of_a_damaged_lock_is_reported() {
             "\"root\"]",
             "\"root\", \"rot\", \"root\"]",
             &[
-                "13:18 unknown role `rot`, expected `root`, `kernel`, `loaders` or `initramfs`",
+                "13:18 unknown role `rot`, expected `root`, `kernel`, `loaders`, `initramfs` or `second-root`",
                 "13:25 role `root` is listed twice",
             ],
         ),
