@@ -47,8 +47,8 @@ struct Inputs<'p> {
 }
 
 /// Makes the initramfs of the kernel for `arch` without the build id, and takes
-/// that kernel out of its package. `plan` is that of the root which the kernel starts. The layout `resident` is made of `root`, which
-/// others do not need.
+/// that kernel out of its package. `plan` is that of the root which the kernel
+/// starts. The layout `resident` is made of `root`, which others do not need.
 ///
 /// # Errors
 /// Missing modules by name, what the kernel cannot do, a kernel package without a

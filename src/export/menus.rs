@@ -34,8 +34,8 @@ pub(super) struct Menus<'m> {
     pub roots: &'m [Root],
 }
 
-/// Words of the command line that mean something only where there is a medium: without one the image is
-/// copied to RAM anyway, and its digest compared.
+/// Words of the entries that are left out: a downloaded image is in RAM and compared with its digest anyway,
+/// one on a server is there to stay, and changes have no medium to go to.
 const OF_A_MEDIUM: [&str; 3] = ["toram", "persistence", "verify"];
 
 /// The medium's menus, GRUB's and ISOLINUX's; with two kernels the first only chooses among the others.

@@ -137,7 +137,7 @@ impl Found {
                     return;
                 }
                 // Boot sectors of other systems end in 55 AA too; an ESP has to be FAT.
-                Err(error) if esp || error.root_cause().to_string() != fat::NO_BOOT_SECTOR => {
+                Err(error) if esp || !error.is::<fat::NoBootSector>() => {
                     self.damage.push(format!("{place}: {error:#}"));
                 }
                 Err(_) => {}

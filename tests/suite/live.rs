@@ -283,10 +283,7 @@ fn halting_releases_and_ejects_the_disc() {
     guest.types("halt");
     guest.says("The medium is released.");
     guest.says("reboot: System halted");
-    let drives = guest.guest.qmp.execute("query-block", json!({})).unwrap();
-    let trays: Vec<_> =
-        drives.as_array().unwrap().iter().filter_map(|drive| drive.get("tray_open")).collect();
-    assert_eq!(trays, [&json!(true)]);
+    guest.has_ejected();
 }
 
 /// A profile like tiny with a network card's driver in its initramfs, built.

@@ -25,7 +25,7 @@ mod layout;
 mod read;
 mod verify;
 
-pub use read::{NO_BOOT_SECTOR, Volume, read};
+pub use read::{NoBootSector, Volume, read};
 pub use verify::{verify, verify_in};
 
 use std::collections::HashMap;

@@ -23,7 +23,16 @@ const MAX_SCATTERED: u64 = 64 << 20;
 const MAX_DEPTH: usize = 64;
 
 /// The error of bytes that are no FAT volume at all.
-pub const NO_BOOT_SECTOR: &str = "there is no FAT boot sector";
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoBootSector;
+
+impl std::fmt::Display for NoBootSector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("there is no FAT boot sector")
+    }
+}
+
+impl std::error::Error for NoBootSector {}
 
 const DELETED: u8 = 0xe5;
 const VOLUME_LABEL: u8 = 0x08;
@@ -105,7 +114,7 @@ impl Geometry {
             && per_cluster.is_power_of_two()
             && matches!(sector[16], 1 | 2)
             && sector[510..] == [0x55, 0xaa];
-        ensure!(plausible, "{NO_BOOT_SECTOR}");
+        ensure!(plausible, NoBootSector);
         let either = |small: u64, large: u64| if small != 0 { small } else { large };
         let sectors = either(u16_at(19), u64::from(u32_at(32)));
         let table_sectors = either(u16_at(22), u64::from(u32_at(36)));

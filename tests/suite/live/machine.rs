@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use liveiso::qemu::report::Shell;
 use liveiso::qemu::serial::Stopped;
 use liveiso::qemu::{Firmware, Guest, Machine, Medium};
+use serde_json::json;
 
 use super::media::Unpacked;
 
@@ -87,6 +88,14 @@ pub struct Running {
 }
 
 impl Running {
+    /// The machine has one disc drive, and its tray is open.
+    pub fn has_ejected(&mut self) {
+        let drives = self.guest.qmp.execute("query-block", json!({})).unwrap();
+        let trays: Vec<_> =
+            drives.as_array().unwrap().iter().filter_map(|drive| drive.get("tray_open")).collect();
+        assert_eq!(trays, [&json!(true)]);
+    }
+
     /// The console says this, after what it said before.
     pub fn says(&mut self, text: &str) {
         let found = self.guest.serial.expect_text(text, self.deadline).unwrap();
